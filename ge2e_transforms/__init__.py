@@ -1,0 +1,32 @@
+"""Log-mel features of speech and exact batches of N speakers x M utterances, for the GE2E loss.
+
+The public names are loaded on first use, so that reading a dataset imports NumPy and pyarrow only, and
+TensorFlow only where a `tf.data.Dataset` is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ge2e_transforms.config import PRESETS, Recipe
+    from ge2e_transforms.extractor import FeatureExtractor
+    from ge2e_transforms.loader import BatchLoader, GE2EDatasetLoader
+
+_HOMES = {
+    "BatchLoader": "loader",
+    "FeatureExtractor": "extractor",
+    "GE2EDatasetLoader": "loader",
+    "PRESETS": "config",
+    "Recipe": "config",
+}
+__all__ = ["PRESETS", "BatchLoader", "FeatureExtractor", "GE2EDatasetLoader", "Recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

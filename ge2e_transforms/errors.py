@@ -1,0 +1,158 @@
+"""Every error a user can meet, by name, and the ledger row that bad data becomes.
+
+Two kinds. A `DataError` is about one manifest row: it is caught where the row is handled and becomes a
+`LedgerRow`, and the job goes on. Every other `Ge2eError` ends the command with its message. Messages say
+what was wrong, what was expected, what was got, where, and what to do. Any exception that is not a
+`Ge2eError` is a bug in this project and is never caught.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+
+class Ge2eError(Exception):
+    """Base of all errors that are raised on purpose."""
+
+
+class ConfigError(Ge2eError, ValueError):
+    """An option or a recipe field has a value that cannot be used."""
+
+
+class ManifestError(Ge2eError, ValueError):
+    """A manifest as a whole cannot be used (unknown format, missing columns, no usable row)."""
+
+
+class PlanError(Ge2eError, ValueError):
+    """The rows of the manifests cannot be laid out as a dataset (a speaker in two splits, no speaker)."""
+
+
+class CommitError(Ge2eError, RuntimeError):
+    """A finished job may not be published (sums that do not balance, too many rejected rows)."""
+
+
+class DatasetError(Ge2eError, RuntimeError):
+    """A dataset folder is missing, incomplete, changed or contradicts itself."""
+
+
+class CorruptRecordError(DatasetError):
+    """A stored record does not match its checksum or its index row."""
+
+
+class SamplingError(Ge2eError, ValueError):
+    """No batch of N speakers x M utterances can be made from what a split holds."""
+
+
+class DataError(Ge2eError):
+    """One manifest row cannot be used. `stage` and `reason` are what the ledger counts by.
+
+    `kind` is 'rejected' for a fault (something is wrong with the row or its audio; counts against
+    `--max_rejected`) and 'filtered' for a policy (nothing is wrong, but the recipe leaves it out).
+    """
+
+    kind: ClassVar[str] = "rejected"
+    stage: ClassVar[str] = ""
+    reason: ClassVar[str] = ""
+
+
+class BadRowError(DataError):
+    """The manifest row cannot be read: wrong number of fields, bad quoting, a number that is none."""
+
+    stage, reason = "manifest", "bad_row"
+
+
+class EmptySpeakerError(DataError):
+    """The manifest row has no speaker."""
+
+    stage, reason = "manifest", "empty_speaker"
+
+
+class DoubledUtteranceError(DataError):
+    """An earlier row has the same speaker and utterance id; the first by (manifest, position) stays."""
+
+    stage, reason = "manifest", "doubled_utterance"
+
+
+class MissingAudioError(DataError):
+    """There is no file at `audio_path`."""
+
+    stage, reason = "decode", "missing"
+
+
+class UnreadableAudioError(DataError):
+    """The file is there but may not be opened: permissions, a directory, a device."""
+
+    stage, reason = "decode", "unreadable"
+
+
+class EmptyAudioError(DataError):
+    """The file has no bytes, or its audio no samples."""
+
+    stage, reason = "decode", "empty"
+
+
+class NotAudioError(DataError):
+    """No decoder knows the file's format."""
+
+    stage, reason = "decode", "not_audio"
+
+
+class CorruptAudioError(DataError):
+    """A decoder knows the format but fails inside the file."""
+
+    stage, reason = "decode", "corrupt"
+
+
+class TruncatedAudioError(DataError):
+    """The file ends before its header, or the row's offset and duration, say that it does."""
+
+    stage, reason = "decode", "truncated"
+
+
+class NonFiniteAudioError(DataError):
+    """The decoded samples hold NaN or infinity."""
+
+    stage, reason = "decode", "non_finite"
+
+
+class OverLimitError(DataError):
+    """The audio is longer, wider or faster than the limits of the recipe allow."""
+
+    stage, reason = "decode", "over_limit"
+
+
+class NoSuchChannelError(DataError):
+    """The row or the recipe asks for a channel that the audio does not have."""
+
+    stage, reason = "decode", "no_such_channel"
+
+
+class SilentAudioError(DataError):
+    """The loudest part is below `silence_dbfs`: nothing was recorded."""
+
+    stage, reason = "voice", "silent"
+
+
+class TooShortError(DataError):
+    """Less voice than `min_utterance_ms` (or than one window) in a train utterance: left out by policy."""
+
+    kind = "filtered"
+    stage, reason = "segment", "too_short"
+
+
+class LedgerRow(NamedTuple):
+    """One manifest row that was not written, with the reason.
+
+    `position` is the byte offset of the row in its (uncompressed) manifest, or the row number for
+    Parquet. All fields are text or integers so that a row is the same on every runner.
+    """
+
+    kind: str
+    stage: str
+    reason: str
+    detail: str
+    manifest: str
+    position: int
+    speaker_id: str
+    utterance_id: str
+    audio_path: str

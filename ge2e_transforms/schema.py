@@ -1,0 +1,139 @@
+"""The contract of writer and loader: record keys, index columns, file names, format version. Nothing else.
+
+Layout of a dataset folder O (gen = first 8 hex digits of the fingerprint of recipe, plan and manifests):
+
+    O/metadata.json                                       the only file that is ever replaced; written last
+    O/<split>/features-<gen>-00007-of-00032.tfrecord      records, speakers and utterances in sorted order
+    O/<split>/features-<gen>-00007-of-00032.index.parquet one row a record
+    O/<split>/features-<gen>-00007-of-00032.done.json     what the shard holds; written last of the three
+    O/<split>/index-<gen>.parquet                         integers of all records of the split, for the sampler
+    O/speakers-<gen>.parquet                              one row a speaker
+    O/ledger-<gen>.parquet                                one row a manifest row that was not written
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = "ge2e-features"
+FORMAT_VERSION = 1
+METADATA_FILE = "metadata.json"
+
+# Keys of the tf.train.Example of one record.
+KEY_DTYPE = "spectrogram/dtype"
+KEY_VALUES = "spectrogram/values"
+KEY_ENCODED = "spectrogram/encoded"
+KEY_HEIGHT = "spectrogram/height"
+KEY_WIDTH = "spectrogram/width"
+KEY_SPEAKER = "speaker/original_id"
+KEY_LABEL = "speaker/mapped_id"
+KEY_SOURCE = "data/source"
+KEY_SUBSET = "data/subset"
+KEY_UTTERANCE = "utterance/id"
+KEY_SESSION = "utterance/session"
+KEY_START = "utterance/start"
+KEY_LENGTH = "utterance/length"
+
+PCM16_SCALE = 32768.0  # steps of a 16-bit sample from 0 to 1
+
+# Bits of the index column `flags`.
+FLAG_SHORT = 1  # less than one crop of voice; only kept because its split drops nothing, or by the recipe
+FLAG_UNVOICED = 2  # no voice was found: kept whole, unspliced
+FLAG_PART = 4  # one of several records that an utterance over `max_part_s` was cut into
+
+# Splits come first in this order, others after them by name.
+SPLIT_ORDER = ("train", "valid", "test")
+TRAIN_SPLIT = "train"
+# A split's name becomes a folder; nothing else of a manifest ever becomes a path.
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+# Integer columns that the sampler needs, in the index of a shard and (with `shard`) of a split.
+SAMPLER_COLUMNS = (
+    "offset",  # of the framed record in its file, bytes
+    "length",  # of the framed record, bytes
+    "payload_offset",  # of the first value, in the file, bytes
+    "frames",  # rows stored
+    "label",  # of the speaker
+    "utterance_index",  # dense from 0 within the speaker
+    "session_index",  # dense from 0 within the speaker
+    "source_index",  # into metadata "datasets"
+    "flags",
+)
+_WIDE = ("offset", "length", "payload_offset", "start", "samples")
+
+
+def split_key(split: str) -> tuple[int, str]:
+    """Sort key of splits: train, valid, test, then the others by name."""
+    return (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split)
+
+
+def shard_base(split: str, generation: str, shard: int, shards: int) -> str:
+    """Path of a shard within its dataset, without ending."""
+    return f"{split}/features-{generation}-{shard:05d}-of-{shards:05d}"
+
+
+def shard_files(base: str) -> tuple[str, str, str]:
+    """The three files of a shard: records, index, done."""
+    return f"{base}.tfrecord", f"{base}.index.parquet", f"{base}.done.json"
+
+
+def split_index_file(split: str, generation: str) -> str:
+    return f"{split}/index-{generation}.parquet"
+
+
+def speakers_file(generation: str) -> str:
+    return f"speakers-{generation}.parquet"
+
+
+def ledger_file(generation: str) -> str:
+    return f"ledger-{generation}.parquet"
+
+
+def index_schema(n_bins: int) -> pa.Schema:
+    """Columns of a shard's index: integers for the sampler, then text and figures for people."""
+    import pyarrow as pa
+
+    integers = [(name, pa.int64() if name in _WIDE else pa.int32()) for name in SAMPLER_COLUMNS]
+    text = [
+        (name, pa.string()) for name in ("speaker_id", "utterance_id", "session_id", "source", "subset", "audio_path")
+    ]
+    figures = [
+        ("start", pa.int64()),  # first sample within the recording, at the recipe's rate
+        ("samples", pa.int64()),  # from there to the last sample of the record
+        ("voiced_fraction", pa.float32()),  # of the utterance that the record comes from
+        ("gain_db", pa.float32()),  # applied by the level stage
+        ("mean", pa.list_(pa.float32(), n_bins)),  # per bin over the record's frames
+        ("deviation", pa.list_(pa.float32(), n_bins)),
+    ]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in integers + text + figures])
+
+
+def split_index_schema() -> pa.Schema:
+    """Columns of a split's index: the sampler's integers and the shard they are in."""
+    import pyarrow as pa
+
+    columns = [("shard", pa.int32())]
+    columns += [(name, pa.int64() if name in _WIDE else pa.int32()) for name in SAMPLER_COLUMNS]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
+
+
+def speakers_schema() -> pa.Schema:
+    """Columns of the speakers table."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("speaker_id", pa.string(), nullable=False),
+            pa.field("label", pa.int32(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("utterances", pa.int64(), nullable=False),
+            pa.field("sessions", pa.int64(), nullable=False),
+            pa.field("frames", pa.int64(), nullable=False),
+            pa.field("seconds", pa.float64(), nullable=False),
+        ]
+    )

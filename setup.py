@@ -1,0 +1,44 @@
+"""Dependencies, grouped along the import limits of the packages.
+
+The base is what a worker needs to compute features (and a reader needs less); the extras keep Beam,
+TensorFlow, PyTorch and PyAV off those who do not use them.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ge2e_transforms" / "__init__.py").read_text())
+
+BEAM = ["apache-beam>=2.77,<2.78", "tqdm>=4.66"]
+TENSORFLOW = ["tensorflow>=2.21"]
+TORCH = ["torch>=2.2"]
+AV = ["av>=12"]
+DEMO = ["espeakng-loader>=0.2.4", "matplotlib>=3.8"]
+DEV = ["build>=1.2", "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "setuptools>=68"]
+
+setup(
+    name="ge2e-features",
+    version=VERSION.group(1) if VERSION else "0",
+    description="Speech corpora to speaker-sharded TFRecords with Apache Beam, and exact N x M batches for GE2E",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["ge2e_transforms", "pipeline", "pipeline.commands"],
+    package_data={"ge2e_transforms": ["py.typed"], "pipeline": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "google-crc32c>=1.5",
+        "librosa>=0.11,<0.12",
+        "numpy>=1.26",
+        "pyarrow>=16",
+        "rich>=13",
+        "scipy>=1.11",
+        "soundfile>=0.12.1",
+        "soxr>=0.3.7",
+    ],
+    extras_require={"beam": BEAM, "tf": TENSORFLOW, "torch": TORCH, "av": AV, "demo": DEMO, "dev": DEV + DEMO + AV},
+    entry_points={"console_scripts": ["ge2e = pipeline.__main__:main"]},
+)
