@@ -1,0 +1,275 @@
+"""The rows of one shard to its records and index: decode, extract, write, one recording at a time.
+
+A shard depends on its rows, the recipe and the audio alone. Speakers and utterances stand in sorted
+order; rows that share a recording share its decoding. It must not know of Beam, of where the files end
+up, or of other shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ge2e_transforms import audio, records, schema
+from ge2e_transforms.config import Recipe
+from ge2e_transforms.errors import DataError, DoubledUtteranceError, LedgerRow
+from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
+from ge2e_transforms.utterance import Utterance
+from ge2e_transforms.planning import ShardTask
+
+# Where encoded audio comes from: a location to a local path, or to the bytes of an object.
+AudioSource = Callable[[str], "str | bytes"]
+# Decoded recordings that later rows of a shard need again are kept up to this (256 MiB of float32).
+_KEPT_SAMPLES = 1 << 26
+
+
+@dataclass
+class ShardSums:
+    """What a shard holds, as its done file says it. Sums add up over shards; sha256 and bytes do not."""
+
+    rows: int = 0
+    utterances: int = 0
+    speakers: int = 0
+    records: int = 0
+    frames: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    ledger: list[LedgerRow] = field(default_factory=list)
+    bin_sums: npt.NDArray[np.float64] | None = None
+    bin_squares: npt.NDArray[np.float64] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in ("rows", "utterances", "speakers", "records", "frames")},
+            "filtered": dict(sorted(self.filtered.items())),
+            "rejected": dict(sorted(self.rejected.items())),
+            "ledger": [list(row) for row in self.ledger],
+            "statistics": {
+                "frames": self.frames,
+                "sums": [] if self.bin_sums is None else self.bin_sums.tolist(),
+                "squares": [] if self.bin_squares is None else self.bin_squares.tolist(),
+            },
+        }
+
+
+def ledger_row(row: Utterance, error: DataError) -> LedgerRow:
+    """The ledger's entry for a row that could not be written."""
+    return LedgerRow(
+        kind=error.kind,
+        stage=error.stage,
+        reason=error.reason,
+        detail=str(error),
+        manifest=row.manifest,
+        position=row.position,
+        speaker_id=row.speaker_key,
+        utterance_id=row.utterance_id,
+        audio_path=row.audio_path,
+    )
+
+
+class ShardWriter:
+    """Writes one shard; use once.
+
+    Args:
+        task: which shard.
+        extractor: built once per process.
+        sources: all sources of the dataset, sorted; the index holds their numbers.
+        open_audio: where encoded audio comes from.
+    """
+
+    def __init__(
+        self, task: ShardTask, extractor: FeatureExtractor, sources: tuple[str, ...], open_audio: AudioSource
+    ) -> None:
+        self._task = task
+        self._extractor = extractor
+        self._sources = {name: number for number, name in enumerate(sources)}
+        self._open_audio = open_audio
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema.index_schema(extractor.recipe.n_bins).names}
+        self._sums = ShardSums()
+        self._digest = hashlib.sha256()
+        self._offset = 0
+
+    def write(self, rows: Iterable[Utterance], records_path: Path, index_path: Path) -> dict[str, Any]:
+        """Writes both files and returns the content of the done file.
+
+        A shard without records leaves both files empty, with 0 bytes in the result.
+        """
+        ordered = sorted(rows, key=lambda row: (row.speaker_key, row.utterance_id, row.manifest, row.position))
+        recordings = _Recordings(ordered, self._extractor.recipe, self._open_audio)
+        with records_path.open("wb") as stream:
+            for rank, (_, group) in enumerate(itertools.groupby(ordered, key=lambda row: row.speaker_key)):
+                self._write_speaker(group, self._task.label + rank, recordings, stream)
+        index_bytes, index_sha256 = self._write_index(index_path)
+        return {
+            "generation": self._task.generation,
+            "split": self._task.split,
+            "shard": self._task.shard,
+            "shards": self._task.shards,
+            "records_bytes": self._offset,
+            "records_sha256": self._digest.hexdigest(),
+            "index_bytes": index_bytes,
+            "index_sha256": index_sha256,
+            **self._sums.to_json(),
+        }
+
+    def _write_speaker(self, rows: Iterable[Utterance], label: int, recordings: _Recordings, stream: BinaryIO) -> None:
+        sessions: dict[str, int] = {}
+        seen: Utterance | None = None
+        utterances = 0
+        for row in rows:
+            self._sums.rows += 1
+            try:
+                _refuse_double(seen, row)
+                seen = row
+                extraction = self._extractor.extract(
+                    recordings.take(row), utterance_id=row.utterance_id, keep_all=self._task.keep_all
+                )
+            except DataError as error:
+                getattr(self._sums, error.kind)[error.reason] += 1
+                self._sums.ledger.append(ledger_row(row, error))
+                continue
+            session = sessions.setdefault(row.session_id, len(sessions))
+            for segment in extraction.segments:
+                self._write_record(row, segment, extraction, (label, utterances, session), stream)
+            utterances += 1
+        self._sums.utterances += utterances
+        self._sums.speakers += utterances > 0
+
+    def _write_record(
+        self, row: Utterance, segment: Segment, extraction: Extraction, numbers: tuple[int, int, int], stream: BinaryIO
+    ) -> None:
+        label, utterance, session = numbers
+        framed, payload = records.encode_record(
+            segment.values,
+            {
+                schema.KEY_SPEAKER: row.speaker_key,
+                schema.KEY_LABEL: label,
+                schema.KEY_SOURCE: row.source,
+                schema.KEY_SUBSET: row.subset,
+                schema.KEY_UTTERANCE: row.utterance_id,
+                schema.KEY_SESSION: row.session_id,
+                schema.KEY_START: segment.start,
+                schema.KEY_LENGTH: segment.samples,
+            },
+        )
+        stream.write(framed)
+        self._digest.update(framed)
+        mean, deviation = self._add_statistics(segment.values)
+        values = {
+            "offset": self._offset,
+            "length": len(framed),
+            "payload_offset": self._offset + payload,
+            "frames": len(segment.values),
+            "label": label,
+            "utterance_index": utterance,
+            "session_index": session,
+            "source_index": self._sources[row.source],
+            "flags": segment.flags,
+            "speaker_id": row.speaker_key,
+            "utterance_id": row.utterance_id,
+            "session_id": row.session_id,
+            "source": row.source,
+            "subset": row.subset,
+            "audio_path": row.audio_path,
+            "start": segment.start,
+            "samples": segment.samples,
+            "voiced_fraction": extraction.voiced_fraction,
+            "gain_db": extraction.gain_db,
+            "mean": mean,
+            "deviation": deviation,
+        }
+        for name, column in self._columns.items():
+            column.append(values[name])
+        self._offset += len(framed)
+
+    def _add_statistics(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Adds a record's sums to the shard's; returns its own mean and deviation per bin."""
+        exact = values.astype(np.float64)
+        if values.dtype.kind == "i":
+            exact /= schema.PCM16_SCALE
+        # Along the first axis NumPy adds row by row, so the order is fixed.
+        sums, squares = np.add.reduce(exact, axis=0), np.add.reduce(np.square(exact), axis=0)
+        totals = self._sums
+        totals.records += 1
+        totals.frames += len(values)
+        totals.bin_sums = sums if totals.bin_sums is None else totals.bin_sums + sums
+        totals.bin_squares = squares if totals.bin_squares is None else totals.bin_squares + squares
+        mean = sums / len(values)
+        deviation = np.sqrt(np.maximum(squares / len(values) - np.square(mean), 0))
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def _write_index(self, path: Path) -> tuple[int, str]:
+        if not self._columns["offset"]:
+            path.write_bytes(b"")
+            return 0, hashlib.sha256().hexdigest()
+        table = pa.Table.from_pydict(self._columns, schema=schema.index_schema(self._extractor.recipe.n_bins))
+        pq.write_table(table, path, compression="zstd")
+        content = path.read_bytes()
+        return len(content), hashlib.sha256(content).hexdigest()
+
+
+def _refuse_double(seen: Utterance | None, row: Utterance) -> None:
+    if seen is not None and seen.utterance_id == row.utterance_id:
+        raise DoubledUtteranceError(
+            f"utterance {row.utterance_id!r} of speaker {row.speaker_key!r} stands before, in {seen.manifest} "
+            f"at {seen.position}: that row is kept; give each row an utterance_id of its own"
+        )
+
+
+class _Recordings:
+    """Decoded recordings by row; one that later rows need again is kept, within a limit."""
+
+    def __init__(self, rows: list[Utterance], recipe: Recipe, open_audio: AudioSource) -> None:
+        self._config = recipe.audio
+        self._open_audio = open_audio
+        self._left = Counter(map(self._key, rows))
+        self._kept: dict[tuple[str, str | int], npt.NDArray[np.float32] | DataError] = {}
+
+    def _key(self, row: Utterance) -> tuple[str, str | int]:
+        return row.location, self._config.channel if row.channel is None else row.channel
+
+    def take(self, row: Utterance) -> npt.NDArray[np.float32]:
+        """Mono samples of a row's segment at the recipe's rate; raises the DataError of its recording."""
+        key = self._key(row)
+        self._left[key] -= 1
+        samples = self._kept.pop(key, None)
+        if samples is None:
+            samples = self._load(key)
+        if self._left[key]:
+            self._keep(key, samples)
+        if isinstance(samples, DataError):
+            raise type(samples)(str(samples))
+        if row.offset_s is None:
+            return samples
+        return audio.cut(samples, self._config.sample_rate_hz, row.offset_s, row.duration_s, row.location)
+
+    def _load(self, key: tuple[str, str | int]) -> npt.NDArray[np.float32] | DataError:
+        location, channel = key
+        try:
+            return audio.load(self._open_audio(location), self._config, channel, location)
+        except DataError as error:
+            return error
+
+    def _keep(self, key: tuple[str, str | int], samples: npt.NDArray[np.float32] | DataError) -> None:
+        self._kept[key] = samples
+        # The one used longest ago goes first: each use takes a recording out and puts it back at the end.
+        for old in self._over_limit():
+            del self._kept[old]
+
+    def _over_limit(self) -> Iterator[tuple[str, str | int]]:
+        total = sum(0 if isinstance(kept, DataError) else len(kept) for kept in self._kept.values())
+        for key, kept in list(self._kept.items())[:-1]:
+            if total <= _KEPT_SAMPLES:
+                return
+            total -= 0 if isinstance(kept, DataError) else len(kept)
+            yield key

@@ -1,0 +1,157 @@
+"""The row of a manifest: one utterance, who speaks and where the audio is; made and checked in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from ge2e_transforms.errors import BadRowError, EmptySpeakerError
+from ge2e_transforms.schema import SPLIT_NAME, SPLIT_ORDER
+
+UNNAMED = "unnamed"
+# Above this a float no longer counts in ones, and sums of sizes would leave 64 bits.
+_MAX_NUMBER = 2.0**53
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+_Bytes: TypeAlias = bytes  # `bytes` is a field within the class
+
+
+class Utterance(NamedTuple):
+    """One usable row of a manifest.
+
+    audio_path: as written: relative to the manifest's folder, absolute, or a URL.
+    speaker_id: as written; never empty.
+    namespace: population that the speaker id counts in, without '/'; by default the row's source.
+    utterance_id: unique within a speaker; by default the path, with offset, duration and channel where the
+        row gives an offset or a channel, so that the segments of one recording differ.
+    split: '' is drawn later.
+    channel: from 0; None leaves it to the recipe.
+    offset_s: seconds; given, the row is the segment [offset_s, offset_s + duration_s) (to the end without a
+        duration); None, the row is the whole recording and `duration_s` only says how long it should be.
+    bytes: size of the audio file.
+    manifest, position: where the row stands: path as given; byte offset in the uncompressed text, or the row
+        number from 0 for Parquet.
+    """
+
+    audio_path: str
+    speaker_id: str
+    namespace: str
+    utterance_id: str
+    source: str
+    subset: str = ""
+    split: str = ""
+    session_id: str = ""
+    channel: int | None = None
+    offset_s: float | None = None
+    duration_s: float | None = None
+    bytes: int | None = None
+    manifest: str = ""
+    position: int = 0
+
+    @property
+    def speaker_key(self) -> str:
+        """Who speaks, across manifests: `namespace/speaker_id`; the first '/' ends the namespace."""
+        return f"{self.namespace}/{self.speaker_id}"
+
+    @property
+    def location(self) -> str:
+        """Where to open the audio: a URL, or a path, which is absolute if the manifest's path is."""
+        if self.audio_path.startswith("/") or is_url(self.audio_path):
+            return self.audio_path
+        scheme = _URL.match(self.manifest)
+        if scheme is None:
+            return os.path.join(os.path.dirname(self.manifest), self.audio_path)  # noqa: PTH118, PTH120 (far faster)
+        bucket, _, key = self.manifest[scheme.end() :].partition("/")
+        # Object stores take '..' literally; the leading '/' keeps it from climbing out of the bucket.
+        path = posixpath.normpath("/" + posixpath.join(posixpath.dirname(key), self.audio_path))
+        return scheme[0] + bucket + path
+
+    def to_bytes(self) -> _Bytes:
+        """The row as a JSON list in UTF-8, the same bytes for the same row anywhere; `from_bytes` undoes it."""
+        return _ENCODE(self).encode()
+
+    @classmethod
+    def from_bytes(cls, data: _Bytes) -> Utterance:
+        return cls(*json.loads(data))
+
+
+COLUMNS = Utterance._fields[:12]
+
+
+def is_url(path: str) -> bool:
+    return _URL.match(path) is not None
+
+
+def shown(value: object) -> str:
+    """For messages: what was got, on one line, in ASCII and not too long."""
+    text = ascii(value)
+    return text if len(text) <= 120 else f"{text[:120]}..."
+
+
+def check_utterance(row: Utterance) -> None:
+    """Refuse a row that must not go on, wherever it was made.
+
+    Raises:
+        EmptySpeakerError: there is no speaker.
+        BadRowError: no path, a namespace with '/', a split that cannot be a folder, a length of 0.
+    """
+    if not row.speaker_id.strip():
+        raise EmptySpeakerError("speaker_id is empty: every row must say who speaks")
+    if not row.audio_path.strip():
+        raise BadRowError("audio_path is empty: every row must say where the audio is")
+    if "/" in row.namespace:
+        raise BadRowError(
+            f"namespace={shown(row.namespace)}: expected a name without '/' (by default it is the source)"
+        )
+    if row.split and row.split not in SPLIT_ORDER and not SPLIT_NAME.fullmatch(row.split):
+        raise BadRowError(f"split={shown(row.split)}: expected up to 64 letters, digits, '_' or '-', such as train")
+    if row.duration_s == 0:
+        raise BadRowError("duration_s=0: expected more than 0, or nothing where it is not known")
+
+
+def utterance(values: Sequence[str], manifest: str, position: int) -> Utterance:
+    """A checked row from the text of each of `COLUMNS`; '' is absent.
+
+    Raises:
+        DataError: as `check_utterance`, and BadRowError for a number that is none.
+    """
+    path, speaker, namespace, name, source, subset, split, session, channel, offset_s, duration_s, size = values
+    source = source or UNNAMED
+    texts = (path, speaker, namespace or source, name or path, source, subset, split, session)
+    numbers = (
+        _whole("channel", channel) if channel else None,
+        _number("offset_s", offset_s) if offset_s else None,
+        _number("duration_s", duration_s) if duration_s else None,
+        _whole("bytes", size) if size else None,
+    )
+    row = Utterance._make((*texts, *numbers, manifest, position))
+    check_utterance(row)
+    return row if name else _with_default_id(row)
+
+
+def _with_default_id(row: Utterance) -> Utterance:
+    name = row.audio_path
+    if row.offset_s is not None:
+        name += f"@{row.offset_s!r}" if row.duration_s is None else f"@{row.offset_s!r}+{row.duration_s!r}"
+    return row._replace(utterance_id=name if row.channel is None else f"{name}#{row.channel}")
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= _MAX_NUMBER or "_" in text:  # NaN is refused too; 1_000 is a number to Python only
+        raise BadRowError(f"{name}={shown(text)}: expected a number from 0 to 2^53")
+    return abs(number)  # no -0.0
+
+
+def _whole(name: str, text: str) -> int:
+    number = _number(name, text)
+    if not number.is_integer():
+        raise BadRowError(f"{name}={shown(text)}: expected a whole number")
+    return int(number)

@@ -1,0 +1,267 @@
+"""Re-reads a finished dataset and checks it: checksums, counts, index against records, values, splits.
+
+`verify` stops at the first fault and says where it is. `digest` names the content whoever made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ge2e_transforms import records, schema
+from ge2e_transforms.config import canonical_json
+from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.errors import CorruptRecordError, DatasetError
+
+# How far values may differ between datasets that other CPUs or decoders made, in units of the logarithm.
+TOLERANCE = 1e-4
+# Columns of the index that repeat a field of the record.
+_SAME = {
+    "label": schema.KEY_LABEL,
+    "speaker_id": schema.KEY_SPEAKER,
+    "utterance_id": schema.KEY_UTTERANCE,
+    "session_id": schema.KEY_SESSION,
+    "source": schema.KEY_SOURCE,
+    "subset": schema.KEY_SUBSET,
+    "start": schema.KEY_START,
+    "samples": schema.KEY_LENGTH,
+}
+
+
+@dataclass
+class VerifyReport:
+    """What was read, per split."""
+
+    shards: Counter[str] = field(default_factory=Counter)
+    records: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+
+
+def verify(dataset: Dataset) -> VerifyReport:
+    """Reads every byte of a dataset.
+
+    Raises:
+        DatasetError: the first fault, with file, offset and what was expected there.
+    """
+    report = VerifyReport()
+    speakers = _check_speakers(dataset)
+    for split in dataset.splits:
+        tables = []
+        for number, entry in enumerate(dataset.shards(split)):
+            tables.append(_check_shard(dataset, split, number, entry, speakers))
+            report.shards[split] += 1
+            report.records[split] += entry["records"]
+            report.bytes[split] += entry["records_bytes"]
+        _check_split(dataset, split, tables)
+    _check_balance(dataset)
+    return report
+
+
+def _check_speakers(dataset: Dataset) -> dict[str, tuple[int, str]]:
+    """Label and split of every speaker; each speaker and each label stands once."""
+    table = dataset.speakers
+    for name in ("speaker_id", "label"):
+        doubled = [value for value, count in Counter(table[name].to_pylist()).items() if count > 1]
+        if doubled:
+            place = dataset.root / dataset.metadata["speakers"]["path"]
+            raise DatasetError(f"{place}: {name} {doubled[0]!r} stands more than once: splits are not disjoint")
+    columns = (table[name].to_pylist() for name in ("speaker_id", "label", "split"))
+    return {speaker: (label, split) for speaker, label, split in zip(*columns, strict=True)}
+
+
+def _check_shard(
+    dataset: Dataset, split: str, number: int, entry: dict[str, Any], speakers: dict[str, tuple[int, str]]
+) -> pa.Table:
+    index = dataset.shard_index(split, number)
+    if not entry["records"]:
+        return index
+    path, index_path = (dataset.root / name for name in schema.shard_files(entry["base"])[:2])
+    _check_sha256(path, entry["records_sha256"])
+    _check_sha256(index_path, entry["index_sha256"])
+    rows = index.to_pylist()
+    if len(rows) != entry["records"]:
+        raise DatasetError(f"{index_path}: expected {entry['records']} rows, got {len(rows)}")
+    frames = 0
+    with path.open("rb") as stream:
+        found = records.read_records(stream, str(path))
+        for row, (offset, data) in zip(rows, found, strict=False):
+            values, fields = records.decode_example(data, f"{path} at offset {offset}")
+            _check_record(f"{path} at offset {offset}", row, offset, data, values, fields, dataset.recipe.n_bins)
+            _check_speaker(f"{path} at offset {offset}", row, split, speakers)
+            frames += len(values)
+        if stream.tell() != entry["records_bytes"]:
+            raise DatasetError(
+                f"{path}: {entry['records']} records end at {stream.tell()}, expected {entry['records_bytes']}"
+            )
+    if frames != entry["frames"]:
+        raise DatasetError(f"{path}: expected {entry['frames']} frames, got {frames}")
+    return index
+
+
+def _check_record(
+    where: str,
+    row: dict[str, Any],
+    offset: int,
+    data: bytes,
+    values: npt.NDArray[Any],
+    fields: dict[str, str | int],
+    bins: int,
+) -> None:
+    payload = offset + records.HEADER_BYTES + len(data) - values.nbytes
+    framed = records.HEADER_BYTES + len(data) + records.FOOTER_BYTES
+    expected: dict[str, str | int] = {"offset": offset, "length": framed, "payload_offset": payload, "frames": len(values)}
+    expected |= {name: fields[key] for name, key in _SAME.items()}
+    for name, value in expected.items():
+        if row[name] != value:
+            raise CorruptRecordError(f"{where}: the index says {name}={row[name]!r}, the record {value!r}")
+    if values.shape[1] != bins:
+        raise CorruptRecordError(f"{where}: expected {bins} bins, got {values.shape[1]}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        place = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise CorruptRecordError(f"{where}: value {values[tuple(place)]} at [frame, bin] {place} is not finite")
+
+
+def _check_speaker(where: str, row: dict[str, Any], split: str, speakers: dict[str, tuple[int, str]]) -> None:
+    listed = speakers.get(row["speaker_id"])
+    if listed != (row["label"], split):
+        raise DatasetError(
+            f"{where}: speaker {row['speaker_id']!r} has label {row['label']} in split {split!r} here, but "
+            f"{listed} in the speakers table"
+        )
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        # The records' own checksums say where, if a record is hit.
+        if path.suffix == ".tfrecord":
+            with path.open("rb") as stream:
+                for _ in records.read_records(stream, str(path)):
+                    pass
+        raise CorruptRecordError(f"{path}: sha256 is {digest.hexdigest()}, expected {expected}: the file was changed")
+
+
+def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
+    """The split's index repeats those of its shards, and the counts add up."""
+    entry = dataset.metadata["splits"][split]
+    _check_sha256(dataset.root / entry["index"]["path"], entry["index"]["sha256"])
+    whole = dataset.index(split)
+    where = dataset.root / entry["index"]["path"]
+    numbers = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    if not np.array_equal(whole["shard"], numbers):
+        raise DatasetError(f"{where}: the column shard does not agree with the shards")
+    # Utterances and sessions of a speaker that lies in several shards are numbered through only here.
+    for name in set(schema.SAMPLER_COLUMNS) - {"utterance_index", "session_index"}:
+        values = np.concatenate([table[name].to_numpy() for table in tables])
+        if not np.array_equal(whole[name], values):
+            place = int(np.flatnonzero(whole[name] != values)[0])
+            raise DatasetError(f"{where}: {name} of row {place} is {whole[name][place]}, the shard's {values[place]}")
+    people = dataset.speakers.filter(pa.compute.equal(dataset.speakers["split"], split))
+    found = {
+        "speakers": len(np.unique(whole["label"])),
+        "records": len(numbers),
+        "frames": int(whole["frames"].sum()),
+        "utterances": len(np.unique(whole["label"].astype(np.int64) << 32 | whole["utterance_index"])),
+    }
+    table = {"speakers": len(people), "utterances": sum(people["utterances"].to_pylist())}
+    table["frames"] = sum(people["frames"].to_pylist())
+    for source, counts in (("index", found), ("speakers table", table)):
+        for name, value in counts.items():
+            if value != entry[name]:
+                raise DatasetError(f"split {split!r}: metadata says {entry[name]} {name}, the {source} {value}")
+
+
+def _check_balance(dataset: Dataset) -> None:
+    """Written + filtered + rejected = rows, and the ledger holds what metadata counts."""
+    counts = dataset.metadata["counts"]
+    for name in ("speakers", "ledger"):
+        entry = dataset.metadata[name]
+        _check_sha256(dataset.root / entry["path"], entry["sha256"])
+    ledger = dataset.ledger()
+    for kind in ("filtered", "rejected"):
+        reasons = ledger.filter(pa.compute.equal(ledger["kind"], kind))["reason"].to_pylist()
+        if dict(Counter(reasons)) != counts[kind]:
+            raise DatasetError(f"metadata counts {kind} {counts[kind]}, the ledger holds {dict(Counter(reasons))}")
+    written = sum(split["utterances"] for split in dataset.metadata["splits"].values())
+    if (written, written + len(ledger)) != (counts["written"], counts["rows"]):
+        raise DatasetError(
+            f"the sums do not balance: {counts['rows']} rows, {counts['written']} written, but {written} are there "
+            f"and {len(ledger)} in the ledger"
+        )
+
+
+def digest(dataset: Dataset) -> str:
+    """64 hex digits of all that does not name the run: recipe, shards, indexes, speakers, statistics.
+
+    Equal for equal speech whichever runner, workers, order, folder or generation; versions, paths of
+    manifests and the ledger's places are left out.
+    """
+    metadata = dataset.metadata
+    names = ("records", "frames", "records_bytes", "records_sha256", "index_bytes", "index_sha256")
+    content = {
+        "format_version": metadata["format_version"],
+        "recipe": metadata["recipe"],
+        "feature_shape": metadata["feature_shape"],
+        "datasets": metadata["datasets"],
+        "counts": metadata["counts"],
+        "statistics": metadata["statistics"],
+        "speakers": metadata["speakers"]["sha256"],
+        "indexes": {split: entry["index"]["sha256"] for split, entry in metadata["splits"].items()},
+        "shards": {
+            split: [{name: entry[name] for name in names} for entry in entries]
+            for split, entries in metadata["shards"].items()
+        },
+    }
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def compare(dataset: Dataset, other: Dataset) -> float:
+    """Largest difference of any value of two datasets of the same recipe and rows, whatever their shards.
+
+    Raises:
+        DatasetError: other recipe, or records that only one of them has or that differ in shape.
+    """
+    if dataset.recipe != other.recipe:
+        raise DatasetError(f"{dataset.root} and {other.root} were made by different recipes")
+    if dataset.splits != other.splits:
+        raise DatasetError(f"{dataset.root} has splits {dataset.splits}, {other.root} {other.splits}")
+    largest = 0.0
+    for split in dataset.splits:
+        pairs = zip(_records(dataset, split), _records(other, split), strict=False)
+        for (where, values, key), (other_where, other_values, other_key) in pairs:
+            if key != other_key or values.shape != other_values.shape:
+                raise DatasetError(
+                    f"{where} holds {key} {values.shape}, {other_where} {other_key} {other_values.shape}"
+                )
+            difference = values.astype(np.float64) - other_values
+            largest = max(largest, float(np.abs(difference).max(initial=0)))
+        counts = [data.metadata["splits"][split]["records"] for data in (dataset, other)]
+        if counts[0] != counts[1]:
+            raise DatasetError(f"split {split!r}: {counts[0]} records in {dataset.root}, {counts[1]} in {other.root}")
+    return largest
+
+
+def _records(dataset: Dataset, split: str) -> Any:
+    """(place, values, identity) of every record of a split in order."""
+    for path, entry in zip(dataset.shard_paths(split), dataset.shards(split), strict=True):
+        if not entry["records"]:
+            continue
+        with path.open("rb") as stream:
+            for offset, data in records.read_records(stream, str(path)):
+                where = f"{path} at offset {offset}"
+                values, fields = records.decode_example(data, where)
+                yield (
+                    where,
+                    values,
+                    (fields[schema.KEY_SPEAKER], fields[schema.KEY_UTTERANCE], fields[schema.KEY_START]),
+                )
