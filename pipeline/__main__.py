@@ -1,0 +1,41 @@
+"""The `ge2e` program: exit status 0 when all is well, 1 for a named error, 2 for wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from ge2e_transforms import __version__
+from ge2e_transforms.errors import Ge2eError
+from pipeline.commands import inspect, manifest, run, verify
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; errors of ours are printed without a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    parser = argparse.ArgumentParser(prog="ge2e", description="Speech corpora to speaker-sharded features.")
+    parser.add_argument("--version", action="version", version=f"ge2e {__version__}")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (manifest, run, inspect, verify):
+        command.add_arguments(subparsers)
+    # argparse would take the `--` in front of Beam's options for its own.
+    args = (
+        argparse.Namespace(command=run.command, rest=arguments[1:])
+        if arguments[:1] == ["run"]
+        else parser.parse_args(arguments)
+    )
+    try:
+        return int(args.command(args))
+    except Ge2eError as error:
+        print(f"ge2e: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ge2e: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""`ge2e inspect`: what is in a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from ge2e_transforms.dataset import Dataset
+from pipeline.commands.run import small_splits, split_table
+
+
+def add_arguments(subparsers: Any) -> None:
+    """The parser of `ge2e inspect`."""
+    parser = subparsers.add_parser("inspect", help="what is in a dataset, per split")
+    parser.add_argument("dataset", metavar="FOLDER")
+    parser.set_defaults(command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Prints recipe, counts and splits of a dataset."""
+    dataset = Dataset.open(args.dataset)
+    metadata = dataset.metadata
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"dataset      {dataset.root} (generation {metadata['generation']})")
+    console.print(f"sources      {', '.join(metadata['datasets'])}")
+    shape = f"{metadata['features']} {metadata['feature_shape']} {metadata['dtype']}"
+    console.print(f"features     {shape}, stored as {metadata['segments']}", markup=False)
+    console.print(f"batches      {metadata['speakers_per_batch']} speakers x {metadata['utterances_per_speaker']}")
+    counts = metadata["counts"]
+    console.print(f"rows         {counts['rows']}, written {counts['written']}")
+    console.print(f"filtered     {counts['filtered'] or 'none'}\nrejected     {counts['rejected'] or 'none'}")
+    console.print(split_table(metadata))
+    console.print(f"fingerprint  {metadata['fingerprint']}")
+    for warning in small_splits(metadata):
+        console.print(f"warning: {warning}", style="yellow")
+    return 0

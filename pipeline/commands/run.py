@@ -1,0 +1,65 @@
+"""`ge2e run`: the pipeline, and a summary of what it made."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def add_arguments(subparsers: Any) -> None:
+    """The parser of `ge2e run`; Beam is imported only when it runs."""
+    parser = subparsers.add_parser("run", help="manifests of speech to a dataset of features", add_help=False)
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    parser.set_defaults(command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    from pipeline.main import run
+
+    result = run(args.rest)
+    if result.metadata is not None:
+        print_summary(result.output, result.metadata, result.wall_seconds)
+    return 0
+
+
+def print_summary(output: str, metadata: dict[str, Any], wall_seconds: float) -> None:
+    """Rows in and out, and what each split holds."""
+    console = Console(highlight=False, soft_wrap=True)
+    counts = metadata["counts"]
+    seconds = sum(split["seconds"] for split in metadata["splits"].values())
+    console.print(f"dataset    {output} (generation {metadata['generation']})")
+    console.print(f"rows in    {counts['rows']}")
+    console.print(f"written    {counts['written']} utterances, {seconds:.1f} s of speech in features")
+    for kind in ("filtered", "rejected"):
+        reasons = ", ".join(f"{reason} {number}" for reason, number in counts[kind].items())
+        console.print(f"{kind:<10} {sum(counts[kind].values())}{f' ({reasons})' if reasons else ''}")
+    console.print(split_table(metadata))
+    console.print(f"wall time  {wall_seconds:.1f} s, {seconds / wall_seconds:.0f} x real time")
+    for warning in small_splits(metadata):
+        console.print(f"warning: {warning}", style="yellow")
+
+
+def split_table(metadata: dict[str, Any]) -> Table:
+    """Speakers, utterances, records, seconds and shards of each split."""
+    table = Table()
+    table.add_column("split")
+    columns = ("speakers", "utterances", "records", "seconds", "shards")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for split, counts in metadata["splits"].items():
+        table.add_row(split, *(f"{counts[name]:.1f}" if name == "seconds" else str(counts[name]) for name in columns))
+    return table
+
+
+def small_splits(metadata: dict[str, Any]) -> list[str]:
+    """Splits that hold fewer speakers than a batch of the size that the metadata proposes."""
+    wanted = metadata["speakers_per_batch"]
+    return [
+        f"split {split!r} has {counts['speakers']} speakers, fewer than the {wanted} of a batch: "
+        f"the loader will use {counts['speakers']} there"
+        for split, counts in metadata["splits"].items()
+        if counts["speakers"] < wanted
+    ]

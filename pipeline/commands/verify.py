@@ -1,0 +1,45 @@
+"""`ge2e verify`: re-reads a dataset; prints its digest, or compares it with another."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from ge2e_transforms import verify
+from ge2e_transforms.dataset import Dataset
+
+
+def add_arguments(subparsers: Any) -> None:
+    """The parser of `ge2e verify`."""
+    parser = subparsers.add_parser("verify", help="re-read a dataset and check all of it")
+    parser.add_argument("dataset", metavar="FOLDER")
+    parser.add_argument("--digest", action="store_true", help="also print one digest of all that does not name the run")
+    parser.add_argument(
+        "--against", metavar="FOLDER", help=f"also compare with another dataset, values within {verify.TOLERANCE:g}"
+    )
+    parser.set_defaults(command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Exit status 0 if all is well; the first fault is an error that says where it is."""
+    console = Console(highlight=False, soft_wrap=True)
+    dataset = Dataset.open(args.dataset)
+    report = verify.verify(dataset)
+    for split in dataset.splits:
+        console.print(
+            f"{split}: {report.shards[split]} shards, {report.records[split]} records, {report.bytes[split]} bytes: ok"
+        )
+    if args.digest:
+        console.print(f"digest {verify.digest(dataset)}")
+    if args.against is None:
+        return 0
+    other = Dataset.open(args.against)
+    verify.verify(other)
+    if verify.digest(dataset) == verify.digest(other):
+        console.print(f"equal to {other.root} to the byte")
+        return 0
+    largest = verify.compare(dataset, other)
+    console.print(f"largest difference from {other.root}: {largest:.3g} (allowed: {verify.TOLERANCE:g})")
+    return 0 if largest <= verify.TOLERANCE else 1

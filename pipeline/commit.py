@@ -1,0 +1,250 @@
+"""CommitDataset: checks what the shards hold and publishes the dataset, metadata last.
+
+One element, the last of the graph, safe to run twice. All figures come from the done files, in shard
+order; nothing depends on the program that submitted the job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ge2e_transforms import __version__, schema
+from ge2e_transforms.errors import CommitError, LedgerRow
+from ge2e_transforms.planning import Plan, ShardTask
+from pipeline import storage, tables
+from pipeline.options import JobConfig
+from pipeline.verdict import recorded
+from pipeline.write import finished
+
+# Small objects on a store are read so many at a time.
+_READERS = 16
+_PACKAGES = ("apache-beam", "librosa", "numpy", "pyarrow", "scipy", "soundfile", "soxr")
+
+
+def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[str, Any]:
+    """Publishes the dataset and returns its metadata.
+
+    Raises:
+        CommitError: a shard is not finished, the sums do not balance, too many rows are rejected, or
+            nothing was written. Nothing is published then.
+    """
+    done = _read_done(job.output, plan)
+    ledger = [*rejected, *(LedgerRow(*entry) for part in done for entry in part["ledger"])]
+    counts = _balance(plan, done, ledger)
+    previous = _published(job.output)
+    if _over_limit(job, counts):
+        if previous.get("generation") != plan.generation:
+            _forget_rejected(job, plan, done)
+        raise CommitError(_refusal(job, counts, ledger))
+    metadata = _describe(job, plan, done, counts)
+    speakers = []
+    for split in plan.shards:
+        index, people = _split_tables(job, plan, done, split)
+        speakers.append(people)
+        own = [part for part in done if part["split"] == split]
+        metadata["splits"][split] = tables.split_counts(own, people, job.recipe)
+        metadata["splits"][split]["index"] = _publish_table(job, index, schema.split_index_file(split, plan.generation))
+    metadata["speakers"] = _publish_table(job, pa.concat_tables(speakers), schema.speakers_file(plan.generation))
+    metadata["ledger"] = _publish_table(job, tables.ledger_table(ledger), schema.ledger_file(plan.generation))
+    content = json.dumps(metadata, indent=1, allow_nan=False).encode()
+    storage.write_bytes(storage.join(job.output, schema.METADATA_FILE), content)
+    _remove_unlisted(job.output, plan, listed_files(previous) - listed_files(metadata))
+    return metadata
+
+
+def listed_files(metadata: dict[str, Any]) -> set[str]:
+    """Every file of a dataset but `metadata.json`, relative to its folder; none for no metadata."""
+    if not metadata:
+        return set()
+    shards = [entry for split in metadata["shards"].values() for entry in split]
+    names = {name for entry in shards for name in schema.shard_files(entry["base"])}
+    single = [metadata["speakers"], metadata["ledger"], *(split["index"] for split in metadata["splits"].values())]
+    return names | {entry["path"] for entry in single}
+
+
+def _read_done(output: str, plan: Plan) -> list[dict[str, Any]]:
+    def read(task: ShardTask) -> dict[str, Any]:
+        done = finished(output, task)
+        if done is None:
+            raise CommitError(
+                f"shard {task.base} in {output} is not finished, although its worker said so: were files "
+                "removed while the job ran? Run the same command again; finished shards are kept"
+            )
+        return done
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, plan.tasks))
+
+
+def _balance(plan: Plan, done: list[dict[str, Any]], ledger: list[LedgerRow]) -> dict[str, Any]:
+    """Counts of the whole job; every manifest row must be accounted for once."""
+    rows = sum(entry.rows for entry in plan.manifests)
+    written = sum(part["utterances"] for part in done)
+    by_kind = {
+        kind: tables.add_counts({row.reason: 1} for row in ledger if row.kind == kind)
+        for kind in ("filtered", "rejected")
+    }
+    total = written + sum(by_kind["filtered"].values()) + sum(by_kind["rejected"].values())
+    if total != rows:
+        raise CommitError(
+            f"the sums do not balance: the manifests hold {rows} rows, but {written} written + "
+            f"{by_kind['filtered']} filtered + {by_kind['rejected']} rejected make {total}. Was a manifest "
+            "changed while the job ran? Nothing was published"
+        )
+    return {"rows": rows, "written": written, **by_kind}
+
+
+def _over_limit(job: JobConfig, counts: dict[str, Any]) -> bool:
+    return not counts["written"] or sum(counts["rejected"].values()) > job.max_rejected * counts["rows"]
+
+
+def _forget_rejected(job: JobConfig, plan: Plan, done: list[dict[str, Any]]) -> None:
+    """Removes the done files of shards with rejected rows: the same command takes mended files again."""
+    storage.remove(
+        storage.join(job.output, schema.shard_files(task.base)[2])
+        for task, part in zip(plan.tasks, done, strict=True)
+        if part["rejected"]
+    )
+
+
+def _refusal(job: JobConfig, counts: dict[str, Any], ledger: list[LedgerRow]) -> str:
+    first = [row for row in ledger if row.kind == "rejected"][:3] or ledger[:3]
+    examples = "; ".join(f"{row.reason}: {row.audio_path or row.manifest} ({row.detail})" for row in first)
+    if not counts["written"]:
+        problem = f"none of the {counts['rows']} rows could be written"
+    else:
+        rejected = sum(counts["rejected"].values())
+        problem = f"{rejected} of {counts['rows']} rows were rejected, more than --max_rejected={job.max_rejected:g}"
+    return (
+        f"{problem} (filtered {counts['filtered']}, rejected {counts['rejected']}). First: {examples}. Nothing was "
+        "published: mend these files and run the same command again, or raise --max_rejected"
+    )
+
+
+def _describe(job: JobConfig, plan: Plan, done: list[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
+    shards: dict[str, list[dict[str, Any]]] = {split: [] for split in plan.shards}
+    for task, part in zip(plan.tasks, done, strict=True):
+        names = ("records", "frames", "records_bytes", "records_sha256", "index_bytes", "index_sha256")
+        shards[task.split].append({"base": task.base, **{name: part[name] for name in names}})
+    files = [schema.shard_files(entry["base"])[0] for split in shards.values() for entry in split if entry["records"]]
+    recipe = job.recipe
+    return {
+        "format": schema.FORMAT,
+        "format_version": schema.FORMAT_VERSION,
+        "generation": plan.generation,
+        "fingerprint": recipe.fingerprint(),
+        "feature_shape": recipe.feature_shape,
+        "features": recipe.feature.features,
+        "segments": recipe.segment.segments,
+        "dtype": "pcm16" if recipe.feature.features == "raw" else "float32",
+        "speakers_per_batch": job.speakers_per_batch,
+        "utterances_per_speaker": job.utterances_per_speaker,
+        "batch_size": job.speakers_per_batch * job.utterances_per_speaker,
+        "datasets": list(plan.sources),
+        "counts": counts,
+        "splits": {},
+        "statistics": {
+            "split": schema.TRAIN_SPLIT,
+            **tables.feature_statistics(part for part in done if part["split"] == schema.TRAIN_SPLIT),
+        },
+        "recipe": recipe.to_dict(),
+        "plan": asdict(job.plan),
+        "manifests": [entry._asdict() for entry in plan.manifests],
+        "files_created": len(files),
+        "files": files,
+        "shards": shards,
+        "versions": run_versions(),
+    }
+
+
+def run_versions() -> dict[str, str]:
+    """What computed the dataset; kept for questions later, not part of its digest."""
+    versions = {"ge2e-features": __version__, "python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+def _split_tables(job: JobConfig, plan: Plan, done: list[dict[str, Any]], split: str) -> tuple[pa.Table, pa.Table]:
+    def read(pair: tuple[ShardTask, dict[str, Any]]) -> pa.Table | None:
+        task, part = pair
+        if not part["records"]:
+            return None
+        with storage.reading(storage.join(job.output, schema.shard_files(task.base)[1])) as stream:
+            return pq.read_table(pa.BufferReader(stream.read()), columns=list(tables.SHARD_COLUMNS))
+
+    own = [pair for pair in zip(plan.tasks, done, strict=True) if pair[0].split == split]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return tables.split_tables(list(pool.map(read, own)), split, job.recipe)
+
+
+def _publish_table(job: JobConfig, table: pa.Table, name: str) -> dict[str, Any]:
+    with storage.building(storage.join(job.output, name)) as (path,):
+        pq.write_table(table, path, compression="zstd")
+        content = path.read_bytes()
+    return {"path": name, "rows": len(table), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _published(output: str) -> dict[str, Any]:
+    """The metadata that is about to be replaced; empty if there is none."""
+    path = storage.join(output, schema.METADATA_FILE)
+    content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
+    return content
+
+
+def _remove_unlisted(output: str, plan: Plan, names: set[str]) -> None:
+    storage.remove(storage.join(output, name) for name in sorted(names))
+    storage.remove(path for split in plan.shards for path in storage.leftovers(storage.join(output, split)))
+
+
+class _CommitFn(beam.DoFn):
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+
+    def process(
+        self, _: None, done: Iterable[str], plan: Plan, rejected: Iterable[LedgerRow]
+    ) -> Iterator[dict[str, Any]]:
+        with recorded(self._job.output, self._job.token):
+            if len(list(done)) < len(plan.tasks):
+                raise CommitError(
+                    f"{len(plan.tasks)} shards were planned, but only {len(list(done))} are reported done"
+                )
+            yield commit(self._job, plan, rejected)
+
+
+class CommitDataset(beam.PTransform):
+    """(done paths, plan, manifest rows rejected) -> the metadata of the published dataset."""
+
+    def __init__(self, job: JobConfig) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[str], beam.PCollection[Plan], beam.PCollection[LedgerRow]]
+    ) -> beam.PCollection[dict[str, Any]]:
+        done, plan, rejected = inputs
+        return (
+            done.pipeline
+            | "CommitOnce" >> beam.Create([None])
+            | "Commit"
+            >> beam.ParDo(
+                _CommitFn(self._job),
+                beam.pvalue.AsList(done),
+                beam.pvalue.AsSingleton(plan),
+                beam.pvalue.AsIter(rejected),
+            ).with_output_types(dict[str, Any])
+        )

@@ -1,0 +1,90 @@
+"""`ge2e run`: manifests of speech to a dataset of features, on any Beam runner.
+
+    ge2e run --manifest manifest.csv --output features
+    ge2e run --manifest /shared/m.csv --output /shared/features -- --runner=FlinkRunner \
+        --flink_version=1.19 --flink_master=localhost:8081
+
+`run(argv)` does the same from Python and returns what was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
+
+from ge2e_transforms.schema import METADATA_FILE
+from pipeline import graph, options, progress, storage, verdict
+from pipeline.options import JobConfig
+
+# One thread per worker process: the recipe calls no BLAS, and libraries that start pools of threads on
+# import would only crowd the other workers. Processes that Beam starts inherit it.
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a job made.
+
+    Attributes:
+        output: folder of the dataset.
+        metadata: its metadata; None where the job was only submitted.
+        wall_seconds: from submission to the end.
+        pipeline_result: Beam's own result, with the metrics of the stages.
+    """
+
+    output: str
+    metadata: dict[str, Any] | None
+    wall_seconds: float
+    pipeline_result: PipelineResult
+
+
+def run(argv: Sequence[str]) -> RunResult:
+    """Runs the job that the arguments of `ge2e run` describe, and waits for it.
+
+    Raises:
+        Ge2eError: an option, a manifest or the outcome cannot be used; the message says what to do.
+    """
+    own, beam_arguments = split_arguments(argv)
+    parser = argparse.ArgumentParser(prog="ge2e run", allow_abbrev=False)
+    options.add_arguments(parser)
+    args = parser.parse_args(own)
+    return run_job(options.job_config(args), options.beam_options(args, beam_arguments))
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and Beam's after `--`."""
+    arguments = list(argv)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:cut], arguments[cut + 1 :]
+
+
+def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
+    """Runs one job and waits for it."""
+    for name in _ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    began, since = time.monotonic(), time.time()
+    try:
+        with progress.shown(job.output, since, enabled=True):
+            pipeline = beam.Pipeline(options=beam_options)
+            graph.build(pipeline, job)
+            result = pipeline.run()
+            result.wait_until_finish()
+    except Exception as error:
+        # Whatever the runner made of it: our own error, if a worker met one, says more.
+        try:
+            verdict.raise_if_any(job.output, job.token)
+        except Exception as own:
+            verdict.forget(job.output, job.token)
+            raise own from error
+        raise
+    metadata = json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
+    return RunResult(job.output, metadata, time.monotonic() - began, result)

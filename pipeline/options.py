@@ -1,0 +1,213 @@
+"""Flags of `ge2e run` <-> the configs of the stages, and what of them is Beam's."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+
+from ge2e_transforms.config import PRESETS, Recipe, parse_setting
+from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.planning import PlanConfig
+from pipeline import storage
+
+_LOCAL_RUNNER = "FnApiRunner"
+_BEAM_FLAGS = ("runner", "direct_num_workers", "direct_running_mode")
+_EPILOG = """examples:
+  ge2e run --manifest manifest.csv --output features
+  ge2e run --manifest 'lists/*.csv.gz' --output features --test_speakers 40 --set n_mels=64
+  ge2e run --manifest gs://bucket/manifest.csv --output gs://bucket/features -- \\
+      --runner=DataflowRunner --project=P --region=R --temp_location=gs://bucket/tmp --setup_file=./setup.py
+  ge2e run --manifest /shared/manifest.csv --output /shared/features -- \\
+      --runner=FlinkRunner --flink_version=1.19 --flink_master=localhost:8081
+
+All after -- goes to Beam as it is. Without a runner the job runs on all cores of this machine.
+"""
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """One job: what to read, where to write, and all that decides the dataset.
+
+    Attributes:
+        manifests: paths or globs.
+        output: folder of the dataset.
+        recipe, plan: what decides the bytes.
+        max_rejected: fraction of rejected rows above which nothing is published.
+        speakers_per_batch, utterances_per_speaker: N and M that the metadata proposes to the loader.
+        overwrite: a dataset of another generation in `output` is replaced.
+        token: names this submission, for its verdict.
+    """
+
+    manifests: tuple[str, ...]
+    output: str
+    recipe: Recipe
+    plan: PlanConfig
+    max_rejected: float = 0.05
+    speakers_per_batch: int = 8
+    utterances_per_speaker: int = 4
+    overwrite: bool = False
+    token: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rejected <= 1:
+            raise ConfigError(f"max_rejected={self.max_rejected!r} cannot be used: expected a fraction in [0, 1]")
+        if self.speakers_per_batch < 2 or self.utterances_per_speaker < 1:
+            raise ConfigError(
+                f"speakers_per_batch={self.speakers_per_batch}, utterances_per_speaker={self.utterances_per_speaker} "
+                "cannot be used: expected at least 2 speakers and 1 utterance"
+            )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `ge2e run`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--manifest",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="CSV, JSON Lines or Parquet, also .gz; a glob; may be given more than once",
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder of the dataset (local, gs://, s3://)")
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="ge2e", help="recipe to start from (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--segments",
+        choices=("utterance", "windows"),
+        help="whole utterances, or fixed windows (default: the preset's)",
+    )
+    parser.add_argument("--features", choices=("logmel", "mfcc", "raw"), help="default: the preset's")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="settings",
+        help="any field of the recipe, such as n_mels=64 or f_max_hz=7600",
+    )
+    for split in ("test", "valid"):
+        parser.add_argument(
+            f"--{split}_fraction",
+            type=float,
+            default=0.0,
+            metavar="F",
+            help=f"share of the speakers drawn for the {split} split",
+        )
+        parser.add_argument(
+            f"--{split}_speakers",
+            type=int,
+            default=0,
+            metavar="K",
+            help=f"exactly K speakers drawn for the {split} split",
+        )
+    parser.add_argument("--split_salt", default="ge2e", help="another salt draws other speakers (default: %(default)s)")
+    parser.add_argument(
+        "--shard_mib", type=float, default=128.0, metavar="MIB", help="size of a shard (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--max_rejected",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="fail if more than this fraction of the rows is rejected (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--speakers_per_batch",
+        type=int,
+        default=8,
+        metavar="N",
+        help="N that the dataset proposes to the loader (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--utterances_per_speaker",
+        type=int,
+        default=4,
+        metavar="M",
+        help="M that the dataset proposes to the loader (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another dataset in FOLDER, once the new one is complete"
+    )
+    parser.add_argument("--runner", help="Beam runner (default: this machine, all cores)")
+    parser.add_argument("--direct_num_workers", type=int, help="processes on this machine (default: 0, all cores)")
+    parser.add_argument("--direct_running_mode", choices=("in_memory", "multi_threading", "multi_processing"))
+
+
+def job_config(args: argparse.Namespace) -> JobConfig:
+    """The job that parsed flags describe; ConfigError says which value is wrong."""
+    recipe = PRESETS[args.preset]
+    given: dict[str, Any] = {name: value for name in ("segments", "features") if (value := getattr(args, name))}
+    given.update(dict(map(parse_setting, args.settings)))
+    plan = PlanConfig(**{name: getattr(args, name) for name in PlanConfig.__dataclass_fields__ if hasattr(args, name)})
+    return JobConfig(
+        manifests=tuple(map(_absolute, args.manifest)),
+        output=_absolute(args.output),
+        recipe=recipe.replace(**given),
+        plan=plan,
+        max_rejected=args.max_rejected,
+        speakers_per_batch=args.speakers_per_batch,
+        utterances_per_speaker=args.utterances_per_speaker,
+        overwrite=args.overwrite,
+        token=uuid.uuid4().hex[:16],
+    )
+
+
+def _absolute(path: str) -> str:
+    """Workers may stand in another folder than the program."""
+    return str(Path(path).absolute()) if storage.is_local(path) else path
+
+
+def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> PipelineOptions:
+    """Beam's options: ours that are Beam's too, then all that followed `--`.
+
+    Without a runner, and for `DirectRunner`, the job runs on FnApiRunner: Beam's own choice behind the name
+    DirectRunner may be Prism, which then ignores the number of workers.
+
+    Raises:
+        ConfigError: an option that Beam does not know.
+    """
+    own = [f"--{name}={value}" for name in _BEAM_FLAGS if (value := getattr(args, name)) is not None]
+    choice, rest = _choice_parser().parse_known_args([*own, *beam_arguments])
+    if choice.runner == "DirectRunner":
+        logging.getLogger(__name__).info("DirectRunner: running on Beam's %s", _LOCAL_RUNNER)
+    if choice.runner in (None, "DirectRunner", _LOCAL_RUNNER):
+        choice.runner = _LOCAL_RUNNER
+        choice.direct_num_workers = choice.direct_num_workers or os.cpu_count() or 1
+        # One worker needs no process of its own.
+        default_mode = "in_memory" if choice.direct_num_workers == 1 else "multi_processing"
+        choice.direct_running_mode = choice.direct_running_mode or default_mode
+    flags = [f"--{name}={value}" for name, value in vars(choice).items() if value is not None] + rest
+    _refuse_unknown(flags)
+    options = PipelineOptions(flags)
+    options.view_as(SetupOptions).save_main_session = False
+    return options
+
+
+def _choice_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--runner")
+    parser.add_argument("--direct_num_workers", type=int)
+    parser.add_argument("--direct_running_mode")
+    return parser
+
+
+def _refuse_unknown(flags: list[str]) -> None:
+    """Beam only warns of a flag that it does not know; a misspelt one would go unnoticed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option_class in PipelineOptions.__subclasses__():
+        try:
+            option_class._add_argparse_args(parser)
+        except argparse.ArgumentError:
+            continue
+    _, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise ConfigError(f"Beam knows no option {' '.join(unknown)}: see the options of the runner you chose")

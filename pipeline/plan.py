@@ -1,0 +1,105 @@
+"""PlanDataset: totals per speaker to the plan, and every row to its shard."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+
+from ge2e_transforms.errors import PlanError
+from ge2e_transforms.utterance import Utterance
+from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, expected_ms, make_plan
+from ge2e_transforms.schema import METADATA_FILE
+from pipeline import storage
+from pipeline.options import JobConfig
+from pipeline.verdict import recorded
+
+SpeakerKey = tuple[str, str, str]
+
+
+def speaker_length(encoded: bytes) -> tuple[SpeakerKey, int]:
+    """((speaker, split, source), expected milliseconds) of one row."""
+    row = Utterance.from_bytes(encoded)
+    return (row.speaker_key, row.split, row.source), expected_ms(row)
+
+
+def refuse_other_dataset(output: str, generation: str) -> None:
+    """A dataset of another generation is only replaced on request."""
+    path = storage.join(output, METADATA_FILE)
+    if not storage.exists(path):
+        return
+    present = json.loads(storage.read_bytes(path)).get("generation")
+    if present != generation:
+        raise PlanError(
+            f"{output} already holds a complete dataset (generation {present}), made from other manifests or "
+            f"options than these (generation {generation}): give --overwrite to replace it once the new one is "
+            "complete, or another --output"
+        )
+
+
+class _PlanDatasetFn(beam.DoFn):
+    """One element; all totals and manifest summaries come as side inputs."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+
+    def process(
+        self, _: None, totals: Iterable[tuple[SpeakerKey, int]], summaries: Iterable[ManifestSummary]
+    ) -> Iterator[Plan]:
+        with recorded(self._job.output, self._job.token):
+            speakers = (SpeakerTotal(*key, milliseconds) for key, milliseconds in totals)
+            plan = make_plan(speakers, summaries, self._job.plan, self._job.recipe)
+            if not self._job.overwrite:
+                refuse_other_dataset(self._job.output, plan.generation)
+            yield plan
+
+
+class PlanDataset(beam.PTransform):
+    """(rows, summaries) -> one Plan."""
+
+    def __init__(self, job: JobConfig) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[ManifestSummary]]
+    ) -> beam.PCollection[Plan]:
+        rows, summaries = inputs
+        totals = (
+            rows
+            | "SpeakerLength" >> beam.Map(speaker_length).with_output_types(tuple[SpeakerKey, int])
+            | "SumBySpeaker" >> beam.CombinePerKey(sum)  # ((speaker, split, source), ms)
+        )
+        return (
+            rows.pipeline
+            | "PlanOnce" >> beam.Create([None])
+            | "MakePlan"
+            >> beam.ParDo(
+                _PlanDatasetFn(self._job), beam.pvalue.AsList(totals), beam.pvalue.AsList(summaries)
+            ).with_output_types(Plan)
+        )
+
+
+def assign_shard(encoded: bytes, plan: Plan) -> tuple[int, bytes]:
+    """(number of the row's shard, row)."""
+    return plan.shard_of(Utterance.from_bytes(encoded)), encoded
+
+
+def announce_shards(plan: Plan) -> list[tuple[int, bytes]]:
+    """One empty row per shard, so that a shard whose share of a speaker is empty is written (as nothing) too."""
+    return [(number, b"") for number in range(len(plan.tasks))]
+
+
+class GroupByShard(beam.PTransform):
+    """(rows, plan) -> (shard number, rows of the shard as bytes)."""
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[Plan]]
+    ) -> beam.PCollection[tuple[int, Iterable[bytes]]]:
+        rows, plan = inputs
+        assigned = rows | "AssignShards" >> beam.Map(assign_shard, beam.pvalue.AsSingleton(plan)).with_output_types(
+            tuple[int, bytes]
+        )
+        announced = plan | "AnnounceShards" >> beam.FlatMap(announce_shards).with_output_types(tuple[int, bytes])
+        return (assigned, announced) | beam.Flatten() | "GroupRows" >> beam.GroupByKey()

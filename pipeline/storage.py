@@ -1,0 +1,129 @@
+"""Files of a dataset, on a local disk or through Beam's file systems, whole or not at all.
+
+Locally a file is written beside its final place, synced and renamed. On an object store it is built on
+local scratch disk and uploaded under its final name: objects appear whole, and renaming there is a copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+_TEMPORARY = ".tmp-"
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path
+
+
+def join(root: str, relative: str) -> str:
+    """A path below `root`; `relative` uses '/'."""
+    return str(FileSystems.join(root, *relative.split("/")))
+
+
+def expand(pattern: str) -> list[str]:
+    """Files that match a glob, sorted; empty if there is none."""
+    (result,) = FileSystems.match([pattern])
+    return sorted(metadata.path for metadata in result.metadata_list)
+
+
+def exists(path: str) -> bool:
+    return bool(FileSystems.exists(path))
+
+
+def size(path: str) -> int | None:
+    """Bytes of a file, None if there is none."""
+    (result,) = FileSystems.match([path])
+    return result.metadata_list[0].size_in_bytes if result.metadata_list else None
+
+
+@contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """A file's bytes as they are stored (compression is left to the reader of the format)."""
+    stream = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    try:
+        yield cast(BinaryIO, stream)
+    finally:
+        stream.close()
+
+
+def read_bytes(path: str) -> bytes:
+    with reading(path) as stream:
+        return stream.read()
+
+
+def audio_source(location: str) -> str | bytes:
+    """What `audio.load` takes: the path of a local file, else the bytes of an object."""
+    return location if is_local(location) else read_bytes(location)
+
+
+@contextmanager
+def building(*finals: str) -> Iterator[tuple[Path, ...]]:
+    """Local paths to write to; when the block ends well, each non-empty file is published as its final.
+
+    An empty file is not published: S3 refuses empty objects. When the block fails, nothing is.
+    """
+    local = is_local(finals[0])
+    folder = Path(finals[0]).parent if local else Path(tempfile.mkdtemp(prefix="ge2e-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    paths = tuple(folder / f"{Path(final).name}{_TEMPORARY}{token}" for final in finals)
+    try:
+        yield paths
+        for path, final in zip(paths, finals, strict=True):
+            if path.stat().st_size:
+                _publish(path, final)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if not local:
+            folder.rmdir()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """One file, whole or not at all, in place of what was there."""
+    with building(path) as (temporary,):
+        temporary.write_bytes(content)
+
+
+def _publish(path: Path, final: str) -> None:
+    if is_local(final):
+        _sync(path)
+        path.replace(final)
+        _sync(path.parent)
+        return
+    with path.open("rb") as source:
+        target = FileSystems.create(final, compression_type=CompressionTypes.UNCOMPRESSED)
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Deletes files; those that are gone already do not matter."""
+    present = [path for path in paths if exists(path)]
+    if present:
+        FileSystems.delete(present)
+
+
+def leftovers(folder: str) -> list[str]:
+    """Temporary files in a local folder that a killed attempt left."""
+    if not is_local(folder) or not Path(folder).is_dir():
+        return []
+    return sorted(str(path) for path in Path(folder).glob(f"*{_TEMPORARY}*"))

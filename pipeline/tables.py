@@ -1,0 +1,125 @@
+"""What Commit publishes beside the shards: index of a split, speakers, ledger, statistics. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ge2e_transforms import schema
+from ge2e_transforms.config import Recipe
+from ge2e_transforms.errors import LedgerRow
+
+# Read from the index of each shard: the sampler's integers, and what speakers are summed up by.
+SHARD_COLUMNS = (*schema.SAMPLER_COLUMNS, "speaker_id", "session_id", "source")
+
+
+def split_tables(shards: Sequence[pa.Table | None], split: str, recipe: Recipe) -> tuple[pa.Table, pa.Table]:
+    """Index and speakers of a split from the indexes of its shards (None for a shard without records).
+
+    A large speaker lies in several shards, each of which counts his utterances and sessions from 0: here
+    they are numbered through.
+    """
+    parts = [
+        table.add_column(0, "shard", pa.array(np.full(len(table), number, dtype=np.int32)))
+        for number, table in enumerate(shards)
+        if table is not None
+    ]
+    if not parts:
+        return schema.split_index_schema().empty_table(), schema.speakers_schema().empty_table()
+    whole = number_through(pa.concat_tables(parts))
+    speakers = speaker_table(whole, split, recipe)
+    return whole.select(schema.split_index_schema().names).cast(schema.split_index_schema()), speakers
+
+
+def number_through(index: pa.Table) -> pa.Table:
+    """Makes `utterance_index` and `session_index` dense within speakers that lie in more than one shard."""
+    label, shard = (index[name].to_numpy() for name in ("label", "shard"))
+    same = label[1:] == label[:-1]
+    cut = np.unique(label[1:][same & (shard[1:] != shard[:-1])])
+    if not len(cut):
+        return index
+    utterance, session = (index[name].to_numpy().copy() for name in ("utterance_index", "session_index"))
+    for speaker in cut:
+        rows = np.flatnonzero(label == speaker)
+        utterance[rows] = _dense(list(zip(shard[rows].tolist(), utterance[rows].tolist(), strict=True)))
+        session[rows] = _dense(index["session_id"].take(pa.array(rows)).to_pylist())
+    for name, values in (("utterance_index", utterance), ("session_index", session)):
+        index = index.set_column(index.column_names.index(name), name, pa.array(values.astype(np.int32)))
+    return index
+
+
+def _dense(keys: Sequence[Any]) -> list[int]:
+    """Numbers from 0 in the order of first appearance."""
+    numbers: dict[Any, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def speaker_table(index: pa.Table, split: str, recipe: Recipe) -> pa.Table:
+    """One row a speaker, sorted by label."""
+    groups = index.group_by(["label", "speaker_id"], use_threads=False).aggregate(
+        [
+            ("source", "min"),
+            ("utterance_index", "max"),
+            ("session_index", "max"),
+            ("frames", "sum"),
+            ("frames", "count"),
+        ]
+    )
+    groups = groups.sort_by("label")
+    frames, records = (groups[name].to_pylist() for name in ("frames_sum", "frames_count"))
+    columns = {
+        "speaker_id": groups["speaker_id"],
+        "label": groups["label"],
+        "split": pa.array([split] * len(groups)),
+        "source": groups["source_min"],
+        "utterances": groups["utterance_index_max"].to_numpy().astype(np.int64) + 1,
+        "sessions": groups["session_index_max"].to_numpy().astype(np.int64) + 1,
+        "frames": frames,
+        "seconds": list(map(recipe.seconds, frames, records)),
+    }
+    return pa.table(columns).cast(schema.speakers_schema())
+
+
+def ledger_table(rows: Iterable[LedgerRow]) -> pa.Table:
+    """The ledger in the order of the manifests."""
+    ordered = sorted(rows, key=lambda row: (row.manifest, row.position))
+    kinds = {"position": pa.int64()}
+    fields = pa.schema([pa.field(name, kinds.get(name, pa.string()), nullable=False) for name in LedgerRow._fields])
+    return pa.Table.from_pylist([row._asdict() for row in ordered], schema=fields)
+
+
+def feature_statistics(done: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Per-bin mean and standard deviation over all frames, summed in shard order."""
+    frames, sums, squares = 0, np.zeros(1), np.zeros(1)
+    for part in _with_frames(done):
+        frames += part["frames"]
+        sums, squares = sums + np.array(part["sums"]), squares + np.array(part["squares"])
+    if not frames:
+        return {"frames": 0, "mean": [], "std": []}
+    mean = sums / frames
+    std = np.sqrt(np.maximum(squares / frames - np.square(mean), 0))
+    return {"frames": frames, "mean": mean.tolist(), "std": std.tolist()}
+
+
+def _with_frames(done: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (entry["statistics"] for entry in done if entry["statistics"]["frames"])
+
+
+def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts by reason, added up and sorted by reason."""
+    total: dict[str, int] = {}
+    for entry in counts:
+        for reason, number in entry.items():
+            total[reason] = total.get(reason, 0) + number
+    return dict(sorted(total.items()))
+
+
+def split_counts(done: Sequence[dict[str, Any]], speakers: pa.Table, recipe: Recipe) -> dict[str, Any]:
+    """What metadata says of one split."""
+    names = ("rows", "utterances", "records", "frames")
+    counts = {name: sum(entry[name] for entry in done) for name in names}
+    seconds = recipe.seconds(counts["frames"], counts["records"])
+    return {"speakers": len(speakers), **counts, "seconds": round(seconds, 3), "shards": len(done)}

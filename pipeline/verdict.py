@@ -1,0 +1,42 @@
+"""Why a job failed, left where both the program that waits and a restarted worker find it.
+
+A runner reports an exception of a worker as a long text of its own. So a worker that meets one of our
+errors first writes it beside the output, under the token of the job; the program prints that message,
+and an attempt that a cluster starts again for the same job fails at once with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ge2e_transforms import errors
+from pipeline import storage
+
+
+def _path(output: str, token: str) -> str:
+    return storage.join(output, f"failed-{token}.json")
+
+
+@contextmanager
+def recorded(output: str, token: str) -> Iterator[None]:
+    """Raises the verdict that stands already; records the error that the block raises."""
+    raise_if_any(output, token)
+    try:
+        yield
+    except errors.Ge2eError as error:
+        content = {"error": type(error).__name__, "message": str(error)}
+        storage.write_bytes(_path(output, token), json.dumps(content).encode())
+        raise
+
+
+def raise_if_any(output: str, token: str) -> None:
+    path = _path(output, token)
+    if storage.exists(path):
+        content = json.loads(storage.read_bytes(path))
+        raise getattr(errors, content["error"])(content["message"])
+
+
+def forget(output: str, token: str) -> None:
+    storage.remove([_path(output, token)])

@@ -1,0 +1,109 @@
+"""WriteShards: the rows of a shard to its published files, or the adoption of those that stand already.
+
+A shard is finished when its done file is there, which is written last. A retry, a restart and a second
+run look for it first, so one code path serves all three.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+
+from ge2e_transforms.errors import LedgerRow
+from ge2e_transforms.extractor import FeatureExtractor
+from ge2e_transforms.utterance import Utterance
+from ge2e_transforms.planning import Plan, ShardTask
+from ge2e_transforms.records import require_fast_crc
+from ge2e_transforms.schema import shard_files
+from ge2e_transforms.shards import ShardWriter
+from pipeline import metrics, storage
+from pipeline.options import JobConfig
+from pipeline.verdict import recorded
+
+DONE, LEDGER = "done", "ledger"
+
+
+def finished(output: str, task: ShardTask) -> dict[str, Any] | None:
+    """Content of a shard's done file, if it is there and the files it speaks of are as long as it says."""
+    records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
+    if not storage.exists(done_path):
+        return None
+    try:
+        done: dict[str, Any] = json.loads(storage.read_bytes(done_path))
+        expected = (done["records_bytes"], done["index_bytes"])
+    except (ValueError, KeyError):
+        return None  # not one of ours, or of another version: the shard is written again
+    present = (storage.size(records_path) or 0, storage.size(index_path) or 0)
+    return done if present == expected else None
+
+
+def write_shard(
+    output: str, task: ShardTask, rows: Iterable[Utterance], extractor: FeatureExtractor, sources: tuple[str, ...]
+) -> dict[str, Any]:
+    """Builds and publishes one shard: records, then index, then its done file."""
+    records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
+    writer = ShardWriter(task, extractor, sources, storage.audio_source)
+    with storage.building(records_path, index_path) as (records_file, index_file):
+        done = writer.write(rows, records_file, index_file)
+    # For questions about one machine or process later; the digest of a dataset leaves it out.
+    done["written_by"] = f"{platform.node()}:{os.getpid()}"
+    storage.write_bytes(done_path, json.dumps(done).encode())
+    return done
+
+
+class _WriteShardsFn(beam.DoFn):
+    """One element is one shard: (number, rows as bytes) -> path of its done file."""
+
+    def __init__(self, job: JobConfig) -> None:
+        self._job = job
+        self._extractor: FeatureExtractor | None = None
+
+    def setup(self) -> None:
+        require_fast_crc()
+        self._extractor = FeatureExtractor(self._job.recipe)
+
+    def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[str | TaggedOutput]:
+        number, encoded = element
+        task = plan.tasks[number]
+        with recorded(self._job.output, self._job.token):
+            done = finished(self._job.output, task)
+            if done is None:
+                assert self._extractor is not None  # set up by Beam before any element
+                rows = map(Utterance.from_bytes, filter(None, encoded))
+                done = write_shard(self._job.output, task, rows, self._extractor, plan.sources)
+                _count(done)
+            else:
+                metrics.counter(metrics.SHARDS_ADOPTED).inc()
+        for entry in done["ledger"]:
+            yield TaggedOutput(LEDGER, LedgerRow(*entry))
+        yield shard_files(task.base)[2]
+
+
+def _count(done: dict[str, Any]) -> None:
+    metrics.counter(metrics.SHARDS_WRITTEN).inc()
+    metrics.counter(metrics.UTTERANCES_WRITTEN).inc(done["utterances"])
+    metrics.counter(metrics.UTTERANCES_FILTERED).inc(sum(done["filtered"].values()))
+    metrics.counter(metrics.UTTERANCES_REJECTED).inc(sum(done["rejected"].values()))
+    metrics.counter(metrics.RECORDS_WRITTEN).inc(done["records"])
+
+
+class WriteShards(beam.PTransform):
+    """(rows by shard, plan) -> (`done`: path of a done file, `ledger`: LedgerRow)."""
+
+    def __init__(self, job: JobConfig) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[tuple[int, Iterable[bytes]]], beam.PCollection[Plan]]
+    ) -> beam.pvalue.DoOutputsTuple:
+        shards, plan = inputs
+        return shards | "WriteShard" >> beam.ParDo(
+            _WriteShardsFn(self._job), beam.pvalue.AsSingleton(plan)
+        ).with_outputs(LEDGER, main=DONE).with_output_types(str, **{LEDGER: LedgerRow})
