@@ -12,7 +12,9 @@ from setuptools import setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ge2e_transforms" / "__init__.py").read_text())
 
-BEAM = ["apache-beam>=2.77,<2.78", "tqdm>=4.66"]
+# google-apitools: without it Beam warns at import, through a root logger that then prints every INFO line of
+# every worker process to the terminal.
+BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31", "tqdm>=4.66"]
 TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]

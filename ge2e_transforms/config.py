@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +28,14 @@ def _check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _check_number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
     bracket = "(" if open_low else "["
     inside = low < value <= high if open_low else low <= value <= high
-    _check(math.isfinite(value) and inside, name, value, f"a number in {bracket}{low:g}, {high:g}]")
+    _check(inside, name, value, f"a number in {bracket}{low:g}, {high:g}]")
+
+
+def _refuse_unknown(name: str, values: object, known: set[str]) -> None:
+    expected = f"an object with some of the fields {', '.join(sorted(known))}"
+    _check(isinstance(values, dict), name, values, expected)
+    unknown = sorted(set(values) - known)  # type: ignore[call-overload]
+    _check(not unknown, name, unknown, expected)
 
 
 class _Stage:
@@ -39,11 +45,11 @@ class _Stage:
         for entry in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
             kinds = _KINDS[str(entry.type)]
-            if type(value) is int and float in kinds:
-                object.__setattr__(self, entry.name, float(value))
-            else:
-                names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-                _check(type(value) in kinds, entry.name, value, f"a value of type {names}")
+            if float in kinds and (type(value) is float or (type(value) is int and abs(value) <= 1 << 53)):
+                value = value + 0.0  # 25 becomes 25.0 and -0.0 becomes 0.0
+                object.__setattr__(self, entry.name, value)
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            _check(type(value) in kinds, entry.name, value, f"a value of type {names}")
         self._check_values()
 
     def _check_values(self) -> None:
@@ -116,8 +122,9 @@ class VoiceConfig(_Stage):
         _check_number("top_db", self.top_db, 0, 200, open_low=True)
         _check_number("min_silence_ms", self.min_silence_ms, 0, 60000)
         _check_number("voice_hop", self.voice_hop, 1, 1 << 16)
-        whole = self.voice_window > 0 and self.voice_window % (2 * self.voice_hop) == 0
-        _check(whole, "voice_window", self.voice_window, f"an even multiple of voice_hop={self.voice_hop}")
+        whole = 0 < self.voice_window <= 1 << 20 and self.voice_window % (2 * self.voice_hop) == 0
+        expected = f"an even multiple of voice_hop={self.voice_hop}, at most {1 << 20}"
+        _check(whole, "voice_window", self.voice_window, expected)
         _check_number("silence_dbfs", self.silence_dbfs, -200, 0)
 
 
@@ -188,7 +195,7 @@ class FeatureConfig(_Stage):
         _check_one_of("log", self.log, ("log10", "ln", "none"))
         _check_number("floor", self.floor, 1e-30, 1)
         _check_one_of("floor_kind", self.floor_kind, ("add", "max"))
-        _check(1 <= self.n_mfcc <= self.n_mels, "n_mfcc", self.n_mfcc, f"1 to n_mels={self.n_mels}")
+        _check_number("n_mfcc", self.n_mfcc, 1, self.n_mels if self.features == "mfcc" else 1024)
 
 
 @dataclass(frozen=True)
@@ -225,26 +232,15 @@ class Recipe:
     segment: SegmentConfig = field(default_factory=SegmentConfig)
 
     def __post_init__(self) -> None:
-        _check(
-            self.window_samples <= self.feature.n_fft,
-            "window_ms",
-            self.feature.window_ms,
-            f"at most n_fft={self.feature.n_fft} samples at {self.audio.sample_rate_hz} Hz",
-        )
-        nyquist = self.audio.sample_rate_hz / 2
-        _check(
-            0 <= self.feature.f_min_hz < self.f_max_hz <= nyquist,
-            "f_min_hz, f_max_hz",
-            (self.feature.f_min_hz, self.f_max_hz),
-            f"0 <= f_min_hz < f_max_hz <= {nyquist:g}",
-        )
-        _check(self.crop_samples >= self.hop_samples, "crop_ms", self.segment.crop_ms, "at least one hop")
-        _check(
-            self.feature.center or self.crop_samples >= self.feature.n_fft,
-            "crop_ms",
-            self.segment.crop_ms,
-            "at least one FFT when center is false",
-        )
+        feature, rate, crop_ms = self.feature, self.audio.sample_rate_hz, self.segment.crop_ms
+        fits = self.window_samples <= feature.n_fft
+        _check(fits, "window_ms", feature.window_ms, f"at most n_fft={feature.n_fft} samples at {rate} Hz")
+        band = (feature.f_min_hz, self.f_max_hz)
+        ordered = 0 <= band[0] < band[1] <= rate / 2
+        _check(ordered, "f_min_hz, f_max_hz", band, f"0 <= f_min_hz < f_max_hz <= {rate / 2:g}")
+        _check(self.crop_samples >= self.hop_samples, "crop_ms", crop_ms, "at least one hop")
+        whole = feature.center or self.crop_samples >= feature.n_fft
+        _check(whole, "crop_ms", crop_ms, "at least one FFT when center is false")
 
     def _whole_samples(self, name: str, milliseconds: float) -> int:
         samples = milliseconds * self.audio.sample_rate_hz / 1000
@@ -309,12 +305,12 @@ class Recipe:
     def from_dict(cls, stages: dict[str, dict[str, Any]]) -> Recipe:
         """The recipe of a dataset's metadata; unknown stages or fields are refused."""
         known = {f.name: f.default_factory for f in dataclasses.fields(cls)}
-        _check(set(stages) <= set(known), "recipe", sorted(set(stages) - set(known)), f"stages {sorted(known)}")
+        _refuse_unknown("recipe", stages, set(known))
         made: dict[str, Any] = {}
         for name, values in stages.items():
             stage = known[name]
             fields = {f.name for f in dataclasses.fields(stage)}  # type: ignore[arg-type]
-            _check(set(values) <= fields, f"recipe.{name}", sorted(set(values) - fields), f"fields {sorted(fields)}")
+            _refuse_unknown(f"recipe.{name}", values, fields)
             made[name] = stage(**values)  # type: ignore[operator]
         return cls(**made)
 
@@ -369,5 +365,5 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text!r} cannot be read: expected field=value, such as n_mels=64")
     try:
         return name.strip(), json.loads(value)
-    except json.JSONDecodeError:
-        return name.strip(), value
+    except ValueError:
+        return name.strip(), value.strip()

@@ -20,6 +20,9 @@ from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import DatasetError
 
+# What no reader can do without.
+_NEEDED = {"feature_shape", "recipe", "shards", "speakers", "splits", "statistics"}
+
 
 class Dataset:
     """A complete dataset on a local disk.
@@ -60,6 +63,8 @@ class Dataset:
                 f"{path}: expected format version {schema.FORMAT_VERSION}, got {metadata.get('format_version')!r}: "
                 "read it with the version of ge2e-features that wrote it"
             )
+        if missing := sorted(_NEEDED - metadata.keys()):
+            raise DatasetError(f"{path}: {', '.join(missing)} missing: the file is damaged")
         return cls(root, metadata)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from ge2e_transforms import audio, voice
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import EmptyAudioError, TooShortError
+from ge2e_transforms.errors import EmptyAudioError, NonFiniteAudioError, TooShortError
 from ge2e_transforms.features import FeatureKernel, rounded_log
 from ge2e_transforms.rng import random_bits
 from ge2e_transforms.schema import FLAG_PART, FLAG_SHORT, FLAG_UNVOICED, PCM16_SCALE
@@ -76,9 +77,11 @@ class FeatureExtractor:
             Utterance form: `[rows, bins]` float32. Windows form: `[windows, rows, bins]`. Raw: int16.
 
         Raises:
-            DataError: silent, empty, or too short for the recipe.
+            DataError: silent, empty, too short for the recipe, or not finite.
         """
         samples = np.ascontiguousarray(waveform, dtype=np.float32)
+        if not np.isfinite(samples).all():
+            raise NonFiniteAudioError("the waveform holds NaN or infinity")
         mono = audio.to_mono(audio.Recording(samples, rate_hz), self.recipe.audio.channel)
         mono = audio.resample(mono, rate_hz, self.recipe.audio.sample_rate_hz)
         values = [segment.values for segment in self.extract(mono, utterance_id=utterance_id).segments]
@@ -106,15 +109,18 @@ class FeatureExtractor:
         intervals = voice.voiced_intervals(centred, self.recipe.audio.sample_rate_hz, self.recipe.voice)
         voiced = int(np.sum(intervals[:, 1] - intervals[:, 0]))
         flags = 0
-        if voiced * 1000 < self.recipe.segment.min_utterance_ms * self.recipe.audio.sample_rate_hz:
-            self._refuse_short(voiced, "min_utterance_ms", self.recipe.segment.min_utterance_ms, keep_all)
+        least_ms = self.recipe.segment.min_utterance_ms
+        short = voiced * 1000 < least_ms * self.recipe.audio.sample_rate_hz
+        if short or not self._holds_rows(len(samples), intervals):
+            self._refuse_short(voiced, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
             intervals, flags = np.array([[0, len(samples)]], dtype=np.int64), FLAG_UNVOICED
         gain = level_gain(centred, intervals, self.recipe.level.level_dbfs)
         ready = samples if self.recipe.feature.features == "raw" else self._condition(centred, gain, utterance_id)
         segments = self._windows(ready, intervals) if self.recipe.segment.segments == "windows" else []
         if not segments:
             if self.recipe.segment.segments == "windows":
-                self._refuse_short(voiced, "crop_ms", self.recipe.segment.crop_ms, keep_all)
+                self._refuse_short(voiced, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
+                flags |= FLAG_SHORT
             segments = self._parts(ready, intervals)
         crop = self.recipe.crop_frames
         flagged = [
@@ -124,10 +130,10 @@ class FeatureExtractor:
         gain_db = 20.0 * float(rounded_log(np.array([gain], dtype=np.float32), "log10")[0])
         return Extraction(flagged, voiced / len(samples), gain_db)
 
-    def _refuse_short(self, voiced: int, field: str, limit_ms: float, keep_all: bool) -> None:
+    def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
         if not keep_all:
             found = voiced * 1000 / self.recipe.audio.sample_rate_hz
-            raise TooShortError(f"{found:.0f} ms of voice hold no segment of {field}={limit_ms:g} ms")
+            raise TooShortError(f"{found:.0f} ms of voice hold no {wanted}")
 
     def _condition(self, waveform: npt.NDArray[np.float32], gain: np.float32, key: str) -> npt.NDArray[np.float32]:
         """Level, dither and pre-emphasis, in this order, on the whole utterance."""
@@ -153,29 +159,43 @@ class FeatureExtractor:
 
     def _parts(self, waveform: npt.NDArray[np.float32], intervals: voice.Intervals) -> list[Segment]:
         """The voiced part as one segment, or as equal parts where it is longer than `max_part_s`."""
-        if self.recipe.voice.voice == "mask" and self.recipe.feature.features != "raw":
-            values = self._kernel(waveform)[self._voiced_rows(waveform, intervals)]
+        voiced = int(np.sum(intervals[:, 1] - intervals[:, 0]))
+        if self._masks:
+            rows, places = self._voiced_rows(len(waveform), intervals)
+            values = self._kernel(waveform)[rows]
         else:
             values = self._values(voice.join(waveform, intervals))  # type: ignore[arg-type]
-        row = self.recipe.row_samples
-        limit = max(1, int(self.recipe.segment.max_part_s * self.recipe.audio.sample_rate_hz) // row)
+            places = np.arange(len(values)) * self.recipe.row_samples
+        limit = max(1, self.recipe.rows(int(self.recipe.segment.max_part_s * self.recipe.audio.sample_rate_hz)))
         parts = -(-len(values) // limit)
         bounds = [len(values) * part // parts for part in range(parts + 1)]
-        voiced = int(np.sum(intervals[:, 1] - intervals[:, 0]))
+        # The same in samples of the joined voice; the first and the last part reach to its ends.
+        edges = [0, *(int(places[bound]) for bound in bounds[1:-1]), voiced]
         segments = []
-        for first, end in itertools.pairwise(bounds):
-            start = voice.source_position(intervals, min(first * row, voiced - 1))
-            last = voice.source_position(intervals, (voiced if end == len(values) else min(end * row, voiced)) - 1)
+        for (first, end), (begin, stop) in zip(itertools.pairwise(bounds), itertools.pairwise(edges), strict=True):
+            start = voice.source_position(intervals, min(begin, voiced - 1))
+            last = voice.source_position(intervals, stop - 1)
             flags = FLAG_PART if parts > 1 else 0
             segments.append(Segment(values[first:end], start, last + 1 - start, flags))
         return segments
 
-    def _voiced_rows(self, waveform: npt.NDArray[np.float32], intervals: voice.Intervals) -> npt.NDArray[np.bool_]:
-        """Frames whose centre lies in a voiced interval."""
+    @property
+    def _masks(self) -> bool:
+        return self.recipe.voice.voice == "mask" and self.recipe.feature.features != "raw"
+
+    def _holds_rows(self, n_samples: int, intervals: voice.Intervals) -> bool:
+        if self._masks:
+            return len(self._voiced_rows(n_samples, intervals)[0]) > 0
+        return self.recipe.rows(int(np.sum(intervals[:, 1] - intervals[:, 0]))) > 0
+
+    def _voiced_rows(self, n_samples: int, intervals: voice.Intervals) -> tuple[npt.NDArray[np.int64], ...]:
+        """Frames whose centre lies in a voiced interval: their numbers, and their centres in the joined voice."""
         offset = 0 if self.recipe.feature.center else self.recipe.feature.n_fft // 2
-        centres = np.arange(self.recipe.rows(len(waveform))) * self.recipe.hop_samples + offset
+        centres = np.arange(self.recipe.rows(n_samples)) * self.recipe.hop_samples + offset
         before = np.searchsorted(intervals[:, 0], centres, side="right") - 1
-        return np.asarray((before >= 0) & (centres < intervals[np.maximum(before, 0), 1]))
+        rows = np.flatnonzero((before >= 0) & (centres < intervals[np.maximum(before, 0), 1]))
+        ends = np.cumsum(intervals[:, 1] - intervals[:, 0])
+        return rows, centres[rows] - (intervals[:, 1] - ends)[before[rows]]
 
 
 def remove_dc(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -190,14 +210,15 @@ def level_gain(samples: npt.NDArray[np.float32], intervals: voice.Intervals, lev
     energy = sum(float(np.add.reduce(np.square(samples[start:end]), dtype=np.float64)) for start, end in intervals)
     if energy == 0:
         return np.float32(1)
-    rms = (energy / float(np.sum(intervals[:, 1] - intervals[:, 0]))) ** 0.5
+    rms = math.sqrt(energy / float(np.sum(intervals[:, 1] - intervals[:, 0])))
     peak = max(float(samples.max()), -float(samples.min()))
     return np.float32(min(10 ** (level_dbfs / 20) / rms, 1 / peak))
 
 
 def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     """16-bit samples; exact for audio that was 16-bit before."""
-    return np.clip(np.rint(waveform * np.float32(PCM16_SCALE)), -PCM16_SCALE, PCM16_SCALE - 1).astype(np.int16)
+    steps = np.clip(np.rint(waveform * np.float32(PCM16_SCALE)), -PCM16_SCALE, PCM16_SCALE - 1)
+    return np.asarray(steps, dtype=np.int16)
 
 
 def triangular_noise(key: str, count: int) -> npt.NDArray[np.float32]:

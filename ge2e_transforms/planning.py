@@ -61,6 +61,10 @@ class PlanConfig:
             raise ConfigError("test_fraction and valid_fraction leave nothing to train on: their sum must be below 1")
         if not 0 < self.shard_mib <= 2048:
             raise ConfigError(f"shard_mib={self.shard_mib!r} cannot be used: expected a number in (0, 2048]")
+        if len(self.split_salt.encode()) > 64:  # the longest key of BLAKE2b
+            raise ConfigError(f"split_salt={self.split_salt!r} cannot be used: expected at most 64 bytes")
+        for name in ("test_fraction", "valid_fraction", "shard_mib"):  # 128 and 128.0 are one generation
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.min_shards < 1:
             raise ConfigError(f"min_shards={self.min_shards!r} cannot be used: expected 1 or more")
 
@@ -236,29 +240,28 @@ def _one_split(speaker: str, splits: set[str]) -> str:
 
 def _split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule:
     free = sorted({stable_hash(total.speaker, config.split_salt) for total in totals if not total.split})
-    wanted = config.test_speakers + config.valid_speakers
     if config.draws and not free:
         raise PlanError(
             "the manifests name the split of every speaker, so there is nothing to draw a test or valid split "
             "from: leave out --test_speakers, --test_fraction, --valid_speakers and --valid_fraction, or make the "
             "manifest without splits"
         )
-    if wanted and wanted >= len(free):
-        raise PlanError(
-            f"{wanted} speakers were asked for as test and valid splits, but only {len(free)} have no split "
-            f"named by a manifest and one must remain to train on: ask for at most {len(free) - 1}"
-        )
     test_below = _bound(0, free, config.test_speakers, config.test_fraction)
-    return SplitRule(
-        config.split_salt, test_below, _bound(test_below, free, config.valid_speakers, config.valid_fraction)
-    )
+    valid_below = _bound(test_below, free, config.valid_speakers, config.valid_fraction)
+    if config.draws and valid_below > free[-1]:
+        raise PlanError(
+            f"the test and valid splits would take all of the {len(free)} speakers whose split no manifest names, "
+            "but one must remain to train on: ask for fewer test and valid speakers"
+        )
+    return SplitRule(config.split_salt, test_below, valid_below)
 
 
 def _bound(start: int, hashes: list[int], count: int, fraction: float) -> int:
-    """Upper end of the hashes of a split that begins at `start`."""
-    if count:
-        return hashes[bisect.bisect_left(hashes, start) + count - 1] + 1
-    return start + int(fraction * _HASH_RANGE)
+    """Upper end of the hashes of a split that begins at `start`; beyond all hashes if they are too few."""
+    if not count:
+        return start + int(fraction * _HASH_RANGE)
+    last = bisect.bisect_left(hashes, start) + count - 1
+    return hashes[last] + 1 if last < len(hashes) else _HASH_RANGE
 
 
 def _generation(manifests: Sequence[ManifestSummary], config: PlanConfig, recipe: Recipe) -> str:
@@ -284,7 +287,9 @@ def _layout(
                 yield SpeakerRange(name, label + offset, shard, parts)
                 shard += parts
         else:
-            starts = _cut([size for _, size in members], limit_ms, min_shards)
+            # Between large speakers lie several runs of others: each has its share of `min_shards`.
+            share = -(-min_shards * len(members) // len(speakers))
+            starts = _cut([size for _, size in members], limit_ms, share)
             for number, start in enumerate(starts):
                 yield SpeakerRange(members[start][0], label + start, shard + number, 1)
             shard += len(starts)

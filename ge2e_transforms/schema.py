@@ -37,6 +37,17 @@ KEY_UTTERANCE = "utterance/id"
 KEY_SESSION = "utterance/session"
 KEY_START = "utterance/start"
 KEY_LENGTH = "utterance/length"
+# Columns of a shard's index that repeat a field of the record.
+REPEATED = {
+    "label": KEY_LABEL,
+    "speaker_id": KEY_SPEAKER,
+    "utterance_id": KEY_UTTERANCE,
+    "session_id": KEY_SESSION,
+    "source": KEY_SOURCE,
+    "subset": KEY_SUBSET,
+    "start": KEY_START,
+    "samples": KEY_LENGTH,
+}
 
 PCM16_SCALE = 32768.0  # steps of a 16-bit sample from 0 to 1
 

@@ -24,8 +24,8 @@ from ge2e_transforms import audio, records, schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import DataError, DoubledUtteranceError, LedgerRow
 from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
-from ge2e_transforms.utterance import Utterance
 from ge2e_transforms.planning import ShardTask
+from ge2e_transforms.utterance import Utterance
 
 # Where encoded audio comes from: a location to a local path, or to the bytes of an object.
 AudioSource = Callable[[str], "str | bytes"]
@@ -149,40 +149,32 @@ class ShardWriter:
         self, row: Utterance, segment: Segment, extraction: Extraction, numbers: tuple[int, int, int], stream: BinaryIO
     ) -> None:
         label, utterance, session = numbers
-        framed, payload = records.encode_record(
-            segment.values,
-            {
-                schema.KEY_SPEAKER: row.speaker_key,
-                schema.KEY_LABEL: label,
-                schema.KEY_SOURCE: row.source,
-                schema.KEY_SUBSET: row.subset,
-                schema.KEY_UTTERANCE: row.utterance_id,
-                schema.KEY_SESSION: row.session_id,
-                schema.KEY_START: segment.start,
-                schema.KEY_LENGTH: segment.samples,
-            },
-        )
-        stream.write(framed)
-        self._digest.update(framed)
-        mean, deviation = self._add_statistics(segment.values)
-        values = {
-            "offset": self._offset,
-            "length": len(framed),
-            "payload_offset": self._offset + payload,
-            "frames": len(segment.values),
+        repeated: dict[str, str | int] = {
             "label": label,
-            "utterance_index": utterance,
-            "session_index": session,
-            "source_index": self._sources[row.source],
-            "flags": segment.flags,
             "speaker_id": row.speaker_key,
             "utterance_id": row.utterance_id,
             "session_id": row.session_id,
             "source": row.source,
             "subset": row.subset,
-            "audio_path": row.audio_path,
             "start": segment.start,
             "samples": segment.samples,
+        }
+        fields = {key: repeated[name] for name, key in schema.REPEATED.items()}
+        framed, payload = records.encode_record(segment.values, fields)
+        stream.write(framed)
+        self._digest.update(framed)
+        mean, deviation = self._add_statistics(segment.values)
+        values = {
+            **repeated,
+            "offset": self._offset,
+            "length": len(framed),
+            "payload_offset": self._offset + payload,
+            "frames": len(segment.values),
+            "utterance_index": utterance,
+            "session_index": session,
+            "source_index": self._sources[row.source],
+            "flags": segment.flags,
+            "audio_path": row.audio_path,
             "voiced_fraction": extraction.voiced_fraction,
             "gain_db": extraction.gain_db,
             "mean": mean,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ge2e_transforms import records, schema
 from ge2e_transforms.config import canonical_json
@@ -22,17 +23,9 @@ from ge2e_transforms.errors import CorruptRecordError, DatasetError
 
 # How far values may differ between datasets that other CPUs or decoders made, in units of the logarithm.
 TOLERANCE = 1e-4
-# Columns of the index that repeat a field of the record.
-_SAME = {
-    "label": schema.KEY_LABEL,
-    "speaker_id": schema.KEY_SPEAKER,
-    "utterance_id": schema.KEY_UTTERANCE,
-    "session_id": schema.KEY_SESSION,
-    "source": schema.KEY_SOURCE,
-    "subset": schema.KEY_SUBSET,
-    "start": schema.KEY_START,
-    "samples": schema.KEY_LENGTH,
-}
+# What `verify` needs of metadata beside what a reader does.
+_NEEDED = {"batch_size", "counts", "datasets", "dtype", "features", "files", "files_created", "fingerprint", "ledger"}
+_NEEDED |= {"manifests", "segments", "speakers_per_batch", "utterances_per_speaker"}
 
 
 @dataclass
@@ -50,41 +43,103 @@ def verify(dataset: Dataset) -> VerifyReport:
     Raises:
         DatasetError: the first fault, with file, offset and what was expected there.
     """
-    report = VerifyReport()
+    report, statistics = VerifyReport(), _Statistics()
+    _check_metadata(dataset)
     speakers = _check_speakers(dataset)
     for split in dataset.splits:
         tables = []
         for number, entry in enumerate(dataset.shards(split)):
-            tables.append(_check_shard(dataset, split, number, entry, speakers))
+            tables.append(_check_shard(dataset, split, number, entry, speakers, statistics))
             report.shards[split] += 1
             report.records[split] += entry["records"]
             report.bytes[split] += entry["records_bytes"]
         _check_split(dataset, split, tables)
+    statistics.check(dataset)
     _check_balance(dataset)
     return report
 
 
+def _check_metadata(dataset: Dataset) -> None:
+    """What metadata says twice, or what follows from another part of it, agrees."""
+    metadata, recipe, where = dataset.metadata, dataset.recipe, dataset.root / schema.METADATA_FILE
+    if missing := sorted(_NEEDED - metadata.keys()):
+        raise DatasetError(f"{where}: {', '.join(missing)} missing: the file is damaged")
+    shards = [entry for split in dataset.splits for entry in dataset.shards(split)]
+    files = [schema.shard_files(entry["base"])[0] for entry in shards if entry["records"]]
+    manifests, splits = metadata["manifests"], metadata["splits"]
+    rows = sum(entry["rows"] for entry in splits.values()) + sum(entry["rejected"] for entry in manifests)
+    stated = {
+        "fingerprint": (metadata["fingerprint"], recipe.fingerprint()),
+        "feature_shape": (metadata["feature_shape"], recipe.feature_shape),
+        "features": (metadata["features"], recipe.feature.features),
+        "segments": (metadata["segments"], recipe.segment.segments),
+        "dtype": (metadata["dtype"], "pcm16" if recipe.feature.features == "raw" else "float32"),
+        "batch_size": (metadata["batch_size"], metadata["speakers_per_batch"] * metadata["utterances_per_speaker"]),
+        "files": (metadata["files"], files),
+        "files_created": (metadata["files_created"], len(files)),
+        "rows of the splits and rejected rows of the manifests": (rows, metadata["counts"]["rows"]),
+        "rows of the manifests": (sum(entry["rows"] for entry in manifests), metadata["counts"]["rows"]),
+    }
+    stated |= {f"shards of {name}": (entry["shards"], len(dataset.shards(name))) for name, entry in splits.items()}
+    for name, (found, expected) in stated.items():
+        if found != expected:
+            raise DatasetError(f"{where}: expected {name} to be {expected!r}, got {found!r}: the file was changed")
+
+
+@dataclass
+class _Statistics:
+    """Sums over the frames of the train split, to compare with the mean and deviation that metadata gives."""
+
+    frames: int = 0
+    sums: Any = 0.0
+    squares: Any = 0.0
+
+    def add(self, values: npt.NDArray[Any]) -> None:
+        exact = values.astype(np.float64) / (schema.PCM16_SCALE if values.dtype.kind == "i" else 1)
+        self.frames += len(values)
+        self.sums = self.sums + exact.sum(axis=0)
+        self.squares = self.squares + np.square(exact).sum(axis=0)
+
+    def check(self, dataset: Dataset) -> None:
+        stated = dataset.metadata["statistics"]
+        mean = self.sums / max(1, self.frames)
+        std = np.sqrt(np.maximum(self.squares / max(1, self.frames) - np.square(mean), 0))
+        found = {"frames": self.frames, "mean": mean, "std": std} if self.frames else {"frames": 0}
+        for name, value in found.items():
+            if np.shape(stated[name]) != np.shape(value) or not np.allclose(stated[name], value, rtol=1e-6, atol=1e-9):
+                raise DatasetError(
+                    f"{dataset.root / schema.METADATA_FILE}: {name} of the statistics does not agree with the records "
+                    f"of the {schema.TRAIN_SPLIT} split: the file was changed"
+                )
+
+
 def _check_speakers(dataset: Dataset) -> dict[str, tuple[int, str]]:
     """Label and split of every speaker; each speaker and each label stands once."""
+    place = dataset.root / dataset.metadata["speakers"]["path"]
+    _check_sha256(place, dataset.metadata["speakers"]["sha256"])
     table = dataset.speakers
     for name in ("speaker_id", "label"):
         doubled = [value for value, count in Counter(table[name].to_pylist()).items() if count > 1]
         if doubled:
-            place = dataset.root / dataset.metadata["speakers"]["path"]
             raise DatasetError(f"{place}: {name} {doubled[0]!r} stands more than once: splits are not disjoint")
     columns = (table[name].to_pylist() for name in ("speaker_id", "label", "split"))
     return {speaker: (label, split) for speaker, label, split in zip(*columns, strict=True)}
 
 
 def _check_shard(
-    dataset: Dataset, split: str, number: int, entry: dict[str, Any], speakers: dict[str, tuple[int, str]]
+    dataset: Dataset,
+    split: str,
+    number: int,
+    entry: dict[str, Any],
+    speakers: dict[str, tuple[int, str]],
+    statistics: _Statistics,
 ) -> pa.Table:
-    index = dataset.shard_index(split, number)
     if not entry["records"]:
-        return index
+        return dataset.shard_index(split, number)
     path, index_path = (dataset.root / name for name in schema.shard_files(entry["base"])[:2])
     _check_sha256(path, entry["records_sha256"])
     _check_sha256(index_path, entry["index_sha256"])
+    index = dataset.shard_index(split, number)
     rows = index.to_pylist()
     if len(rows) != entry["records"]:
         raise DatasetError(f"{index_path}: expected {entry['records']} rows, got {len(rows)}")
@@ -96,6 +151,8 @@ def _check_shard(
             _check_record(f"{path} at offset {offset}", row, offset, data, values, fields, dataset.recipe.n_bins)
             _check_speaker(f"{path} at offset {offset}", row, split, speakers)
             frames += len(values)
+            if split == schema.TRAIN_SPLIT:
+                statistics.add(values)
         if stream.tell() != entry["records_bytes"]:
             raise DatasetError(
                 f"{path}: {entry['records']} records end at {stream.tell()}, expected {entry['records_bytes']}"
@@ -116,8 +173,13 @@ def _check_record(
 ) -> None:
     payload = offset + records.HEADER_BYTES + len(data) - values.nbytes
     framed = records.HEADER_BYTES + len(data) + records.FOOTER_BYTES
-    expected: dict[str, str | int] = {"offset": offset, "length": framed, "payload_offset": payload, "frames": len(values)}
-    expected |= {name: fields[key] for name, key in _SAME.items()}
+    expected: dict[str, str | int] = {
+        "offset": offset,
+        "length": framed,
+        "payload_offset": payload,
+        "frames": len(values),
+    }
+    expected |= {name: fields[key] for name, key in schema.REPEATED.items()}
     for name, value in expected.items():
         if row[name] != value:
             raise CorruptRecordError(f"{where}: the index says {name}={row[name]!r}, the record {value!r}")
@@ -138,7 +200,13 @@ def _check_speaker(where: str, row: dict[str, Any], split: str, speakers: dict[s
 
 
 def _check_sha256(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing, although metadata.json lists it: copy the folder again")
     digest = hashlib.sha256()
+    if not path.is_file():
+        raise DatasetError(
+            f"{path} is missing, although metadata.json lists it: copy it again, or run `ge2e run` again"
+        )
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
@@ -161,12 +229,12 @@ def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
     if not np.array_equal(whole["shard"], numbers):
         raise DatasetError(f"{where}: the column shard does not agree with the shards")
     # Utterances and sessions of a speaker that lies in several shards are numbered through only here.
-    for name in set(schema.SAMPLER_COLUMNS) - {"utterance_index", "session_index"}:
+    for name in [name for name in schema.SAMPLER_COLUMNS if name not in ("utterance_index", "session_index")]:
         values = np.concatenate([table[name].to_numpy() for table in tables])
         if not np.array_equal(whole[name], values):
             place = int(np.flatnonzero(whole[name] != values)[0])
             raise DatasetError(f"{where}: {name} of row {place} is {whole[name][place]}, the shard's {values[place]}")
-    people = dataset.speakers.filter(pa.compute.equal(dataset.speakers["split"], split))
+    people = dataset.speakers.filter(pc.equal(dataset.speakers["split"], split))
     found = {
         "speakers": len(np.unique(whole["label"])),
         "records": len(numbers),
@@ -184,12 +252,10 @@ def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
 def _check_balance(dataset: Dataset) -> None:
     """Written + filtered + rejected = rows, and the ledger holds what metadata counts."""
     counts = dataset.metadata["counts"]
-    for name in ("speakers", "ledger"):
-        entry = dataset.metadata[name]
-        _check_sha256(dataset.root / entry["path"], entry["sha256"])
+    _check_sha256(dataset.root / dataset.metadata["ledger"]["path"], dataset.metadata["ledger"]["sha256"])
     ledger = dataset.ledger()
     for kind in ("filtered", "rejected"):
-        reasons = ledger.filter(pa.compute.equal(ledger["kind"], kind))["reason"].to_pylist()
+        reasons = ledger.filter(pc.equal(ledger["kind"], kind))["reason"].to_pylist()
         if dict(Counter(reasons)) != counts[kind]:
             raise DatasetError(f"metadata counts {kind} {counts[kind]}, the ledger holds {dict(Counter(reasons))}")
     written = sum(split["utterances"] for split in dataset.metadata["splits"].values())
@@ -226,7 +292,9 @@ def digest(dataset: Dataset) -> str:
 
 
 def compare(dataset: Dataset, other: Dataset) -> float:
-    """Largest difference of any value of two datasets of the same recipe and rows, whatever their shards.
+    """Largest difference of any value of two datasets of the same recipe and rows, record by record in order.
+
+    Their shards may differ, unless a speaker is cut in parts: that changes the order of the records.
 
     Raises:
         DatasetError: other recipe, or records that only one of them has or that differ in shape.
@@ -244,7 +312,7 @@ def compare(dataset: Dataset, other: Dataset) -> float:
                     f"{where} holds {key} {values.shape}, {other_where} {other_key} {other_values.shape}"
                 )
             difference = values.astype(np.float64) - other_values
-            largest = max(largest, float(np.abs(difference).max(initial=0)))
+            largest = float(np.maximum(largest, np.abs(difference).max(initial=0)))  # which keeps NaN
         counts = [data.metadata["splits"][split]["records"] for data in (dataset, other)]
         if counts[0] != counts[1]:
             raise DatasetError(f"split {split!r}: {counts[0]} records in {dataset.root}, {counts[1]} in {other.root}")

@@ -11,11 +11,16 @@ from ge2e_transforms import __version__
 from ge2e_transforms.errors import Ge2eError
 from pipeline.commands import inspect, manifest, run, verify
 
+# Beam passes on here what its worker processes log. One warning comes from each at its start, about a folder that
+# only containers have.
+_WORKER_LOG = "apache_beam.runners.portability.local_job_service"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; errors of ours are printed without a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger(_WORKER_LOG).addFilter(lambda entry: "semi_persistent_directory" not in entry.getMessage())
     parser = argparse.ArgumentParser(prog="ge2e", description="Speech corpora to speaker-sharded features.")
     parser.add_argument("--version", action="version", version=f"ge2e {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -24,6 +24,7 @@ from ge2e_transforms.errors import CommitError, LedgerRow
 from ge2e_transforms.planning import Plan, ShardTask
 from pipeline import storage, tables
 from pipeline.options import JobConfig
+from pipeline.plan import published
 from pipeline.verdict import recorded
 from pipeline.write import finished
 
@@ -42,7 +43,7 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
     done = _read_done(job.output, plan)
     ledger = [*rejected, *(LedgerRow(*entry) for part in done for entry in part["ledger"])]
     counts = _balance(plan, done, ledger)
-    previous = _published(job.output)
+    previous = published(job.output)
     if _over_limit(job, counts):
         if previous.get("generation") != plan.generation:
             _forget_rejected(job, plan, done)
@@ -199,16 +200,10 @@ def _publish_table(job: JobConfig, table: pa.Table, name: str) -> dict[str, Any]
     return {"path": name, "rows": len(table), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _published(output: str) -> dict[str, Any]:
-    """The metadata that is about to be replaced; empty if there is none."""
-    path = storage.join(output, schema.METADATA_FILE)
-    content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.exists(path) else {}
-    return content
-
-
 def _remove_unlisted(output: str, plan: Plan, names: set[str]) -> None:
     storage.remove(storage.join(output, name) for name in sorted(names))
-    storage.remove(path for split in plan.shards for path in storage.leftovers(storage.join(output, split)))
+    folders = [output, *(storage.join(output, split) for split in plan.shards)]
+    storage.remove(path for folder in folders for path in storage.leftovers(folder))
 
 
 class _CommitFn(beam.DoFn):

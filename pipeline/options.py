@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 from ge2e_transforms.config import PRESETS, Recipe, parse_setting
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.planning import PlanConfig
 from pipeline import storage
 
-_LOCAL_RUNNER = "FnApiRunner"
+LOCAL_RUNNER = "FnApiRunner"
 _BEAM_FLAGS = ("runner", "direct_num_workers", "direct_running_mode")
 _EPILOG = """examples:
   ge2e run --manifest manifest.csv --output features
@@ -177,10 +177,11 @@ def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> Pipelin
     """
     own = [f"--{name}={value}" for name in _BEAM_FLAGS if (value := getattr(args, name)) is not None]
     choice, rest = _choice_parser().parse_known_args([*own, *beam_arguments])
-    if choice.runner == "DirectRunner":
-        logging.getLogger(__name__).info("DirectRunner: running on Beam's %s", _LOCAL_RUNNER)
-    if choice.runner in (None, "DirectRunner", _LOCAL_RUNNER):
-        choice.runner = _LOCAL_RUNNER
+    name = _runner_name(choice.runner or LOCAL_RUNNER)
+    if name == "directrunner":
+        logging.getLogger(__name__).info("DirectRunner: running on Beam's %s", LOCAL_RUNNER)
+    if name in ("directrunner", LOCAL_RUNNER.lower()):
+        choice.runner = LOCAL_RUNNER
         choice.direct_num_workers = choice.direct_num_workers or os.cpu_count() or 1
         # One worker needs no process of its own.
         default_mode = "in_memory" if choice.direct_num_workers == 1 else "multi_processing"
@@ -198,6 +199,15 @@ def _choice_parser() -> argparse.ArgumentParser:
     parser.add_argument("--direct_num_workers", type=int)
     parser.add_argument("--direct_running_mode")
     return parser
+
+
+def _runner_name(runner: str) -> str:
+    """A runner's name as Beam compares it: in lower case, with or without 'Runner' at its end."""
+    name = runner.lower().removesuffix("runner") + "runner"
+    if "." not in runner and name not in map(str.lower, StandardOptions.KNOWN_RUNNER_NAMES):
+        known = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
+        raise ConfigError(f"--runner={runner}: expected the full name of a class, or one of {known}")
+    return name
 
 
 def _refuse_unknown(flags: list[str]) -> None:

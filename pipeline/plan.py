@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 
 from ge2e_transforms.errors import PlanError
-from ge2e_transforms.utterance import Utterance
 from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, expected_ms, make_plan
-from ge2e_transforms.schema import METADATA_FILE
+from ge2e_transforms.schema import FORMAT, METADATA_FILE
+from ge2e_transforms.utterance import Utterance
 from pipeline import storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
@@ -24,13 +25,26 @@ def speaker_length(encoded: bytes) -> tuple[SpeakerKey, int]:
     return (row.speaker_key, row.split, row.source), expected_ms(row)
 
 
-def refuse_other_dataset(output: str, generation: str) -> None:
-    """A dataset of another generation is only replaced on request."""
+def published(output: str) -> dict[str, Any]:
+    """The metadata that stands in a folder; empty if there is none.
+
+    Raises:
+        PlanError: the file is not one of ours, so it may not be replaced.
+    """
     path = storage.join(output, METADATA_FILE)
-    if not storage.exists(path):
-        return
-    present = json.loads(storage.read_bytes(path)).get("generation")
-    if present != generation:
+    try:
+        content: Any = json.loads(storage.read_bytes(path)) if storage.exists(path) else {"format": FORMAT}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise PlanError(f"{path} was not written by this program, so it is not replaced: choose another --output")
+    return content
+
+
+def refuse_other_dataset(output: str, generation: str, overwrite: bool) -> None:
+    """A dataset of another generation is only replaced on request."""
+    present = published(output).get("generation", generation)
+    if present != generation and not overwrite:
         raise PlanError(
             f"{output} already holds a complete dataset (generation {present}), made from other manifests or "
             f"options than these (generation {generation}): give --overwrite to replace it once the new one is "
@@ -50,8 +64,7 @@ class _PlanDatasetFn(beam.DoFn):
         with recorded(self._job.output, self._job.token):
             speakers = (SpeakerTotal(*key, milliseconds) for key, milliseconds in totals)
             plan = make_plan(speakers, summaries, self._job.plan, self._job.recipe)
-            if not self._job.overwrite:
-                refuse_other_dataset(self._job.output, plan.generation)
+            refuse_other_dataset(self._job.output, plan.generation, self._job.overwrite)
             yield plan
 
 

@@ -25,7 +25,11 @@ def count_done(output: Path, since: float) -> tuple[int, int]:
     finished, totals = 0, {}
     for path in output.glob("*/features-*.done.json"):
         match = _DONE.fullmatch(path.name)
-        if match and path.stat().st_mtime >= since:
+        try:
+            new = path.stat().st_mtime >= since
+        except FileNotFoundError:  # removed since it was listed
+            continue
+        if match and new:
             finished += 1
             totals[path.parent.name] = int(match.group(1))
     return finished, sum(totals.values())

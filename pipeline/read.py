@@ -89,6 +89,6 @@ class ReadManifest(beam.PTransform):
             | "SpreadManifests" >> beam.Reshuffle()
             | "ReadRows"
             >> beam.ParDo(_ReadManifestFn(self._job))
-            .with_outputs(REJECTED, SUMMARIES, main=ROWS)
             .with_output_types(bytes, **{REJECTED: LedgerRow, SUMMARIES: ManifestSummary})
+            .with_outputs(REJECTED, SUMMARIES, main=ROWS)
         )

@@ -18,6 +18,8 @@ from typing import BinaryIO, cast
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from ge2e_transforms.errors import ConfigError, MissingAudioError
+
 _TEMPORARY = ".tmp-"
 
 
@@ -31,7 +33,9 @@ def join(root: str, relative: str) -> str:
 
 
 def expand(pattern: str) -> list[str]:
-    """Files that match a glob, sorted; empty if there is none."""
+    """Files that match a glob, sorted; empty if there is none. A name that is there is no glob."""
+    if exists(pattern):
+        return [pattern]
     (result,) = FileSystems.match([pattern])
     return sorted(metadata.path for metadata in result.metadata_list)
 
@@ -42,6 +46,8 @@ def exists(path: str) -> bool:
 
 def size(path: str) -> int | None:
     """Bytes of a file, None if there is none."""
+    if is_local(path):  # Beam would take brackets in a folder's name for a glob
+        return Path(path).stat().st_size if Path(path).is_file() else None
     (result,) = FileSystems.match([path])
     return result.metadata_list[0].size_in_bytes if result.metadata_list else None
 
@@ -62,15 +68,44 @@ def read_bytes(path: str) -> bytes:
 
 
 def audio_source(location: str) -> str | bytes:
-    """What `audio.load` takes: the path of a local file, else the bytes of an object."""
-    return location if is_local(location) else read_bytes(location)
+    """What `audio.load` takes: the path of a local file, else the bytes of an object.
+
+    Raises:
+        MissingAudioError: there is no such object.
+    """
+    if is_local(location):
+        return location
+    try:
+        return read_bytes(location)
+    except Exception as error:  # each store has errors of its own
+        if exists(location):
+            raise
+        raise MissingAudioError(f"{location}: no such object: check audio_path") from error
+
+
+def prepare(output: str) -> None:
+    """Makes the folder of a dataset, so that one that cannot be is told before the work.
+
+    Raises:
+        ConfigError: no dataset can be written there.
+    """
+    try:
+        if is_local(output):
+            Path(output).mkdir(parents=True, exist_ok=True)
+        else:
+            FileSystems.get_filesystem(output)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no dataset can be written to {output} ({error}): expected a folder that you may write to"
+        ) from error
 
 
 @contextmanager
 def building(*finals: str) -> Iterator[tuple[Path, ...]]:
     """Local paths to write to; when the block ends well, each non-empty file is published as its final.
 
-    An empty file is not published: S3 refuses empty objects. When the block fails, nothing is.
+    An empty file is not published, as S3 refuses empty objects, and what stood in its place is removed.
+    When the block fails, nothing happens.
     """
     local = is_local(finals[0])
     folder = Path(finals[0]).parent if local else Path(tempfile.mkdtemp(prefix="ge2e-"))
@@ -82,6 +117,8 @@ def building(*finals: str) -> Iterator[tuple[Path, ...]]:
         for path, final in zip(paths, finals, strict=True):
             if path.stat().st_size:
                 _publish(path, final)
+            else:
+                remove([final])
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
@@ -117,9 +154,14 @@ def _sync(path: Path) -> None:
 
 def remove(paths: Iterable[str]) -> None:
     """Deletes files; those that are gone already do not matter."""
-    present = [path for path in paths if exists(path)]
-    if present:
-        FileSystems.delete(present)
+    objects = []
+    for path in paths:
+        if is_local(path):  # Beam would take brackets in a folder's name for a glob, and delete what matches
+            Path(path).unlink(missing_ok=True)
+        elif exists(path):
+            objects.append(path)
+    if objects:
+        FileSystems.delete(objects)
 
 
 def leftovers(folder: str) -> list[str]:

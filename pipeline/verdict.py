@@ -8,11 +8,15 @@ and an attempt that a cluster starts again for the same job fails at once with i
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ge2e_transforms import errors
 from pipeline import storage
+
+# Where Beam's workers log an exception: once in the function, once in the bundle.
+_WORKER_LOGS = ("apache_beam.runners.common", "apache_beam.runners.worker.sdk_worker")
 
 
 def _path(output: str, token: str) -> str:
@@ -22,6 +26,8 @@ def _path(output: str, token: str) -> str:
 @contextmanager
 def recorded(output: str, token: str) -> Iterator[None]:
     """Raises the verdict that stands already; records the error that the block raises."""
+    for name in _WORKER_LOGS:
+        logging.getLogger(name).addFilter(_is_unnamed)
     raise_if_any(output, token)
     try:
         yield
@@ -29,6 +35,12 @@ def recorded(output: str, token: str) -> Iterator[None]:
         content = {"error": type(error).__name__, "message": str(error)}
         storage.write_bytes(_path(output, token), json.dumps(content).encode())
         raise
+
+
+def _is_unnamed(record: logging.LogRecord) -> bool:
+    """Our errors are told by the program, in one line; the runner's tracebacks of them only hide it."""
+    cause = record.exc_info[1] if record.exc_info else None
+    return not isinstance(cause, errors.Ge2eError) and f"{errors.__name__}." not in record.getMessage()
 
 
 def raise_if_any(output: str, token: str) -> None:

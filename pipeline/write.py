@@ -17,11 +17,11 @@ from apache_beam.pvalue import TaggedOutput
 
 from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
-from ge2e_transforms.utterance import Utterance
 from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.schema import shard_files
 from ge2e_transforms.shards import ShardWriter
+from ge2e_transforms.utterance import Utterance
 from pipeline import metrics, storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
@@ -37,7 +37,7 @@ def finished(output: str, task: ShardTask) -> dict[str, Any] | None:
     try:
         done: dict[str, Any] = json.loads(storage.read_bytes(done_path))
         expected = (done["records_bytes"], done["index_bytes"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return None  # not one of ours, or of another version: the shard is written again
     present = (storage.size(records_path) or 0, storage.size(index_path) or 0)
     return done if present == expected else None
@@ -106,4 +106,4 @@ class WriteShards(beam.PTransform):
         shards, plan = inputs
         return shards | "WriteShard" >> beam.ParDo(
             _WriteShardsFn(self._job), beam.pvalue.AsSingleton(plan)
-        ).with_outputs(LEDGER, main=DONE).with_output_types(str, **{LEDGER: LedgerRow})
+        ).with_output_types(str, **{LEDGER: LedgerRow}).with_outputs(LEDGER, main=DONE)

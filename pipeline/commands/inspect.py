@@ -22,11 +22,11 @@ def command(args: argparse.Namespace) -> int:
     """Prints recipe, counts and splits of a dataset."""
     dataset = Dataset.open(args.dataset)
     metadata = dataset.metadata
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(f"dataset      {dataset.root} (generation {metadata['generation']})")
     console.print(f"sources      {', '.join(metadata['datasets'])}")
     shape = f"{metadata['features']} {metadata['feature_shape']} {metadata['dtype']}"
-    console.print(f"features     {shape}, stored as {metadata['segments']}", markup=False)
+    console.print(f"features     {shape}, stored as {metadata['segments']}")
     console.print(f"batches      {metadata['speakers_per_batch']} speakers x {metadata['utterances_per_speaker']}")
     counts = metadata["counts"]
     console.print(f"rows         {counts['rows']}, written {counts['written']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -71,12 +72,16 @@ def pattern(args: argparse.Namespace) -> int:
 
 def _write(output: str, rows: Iterator[Utterance]) -> int:
     totals = _Totals()
-    if output == _STANDARD_OUTPUT:
-        write_manifest(sys.stdout.buffer, totals.counted(rows))
-        print(f"standard output: {totals}", file=sys.stderr)
-    else:
+    if output != _STANDARD_OUTPUT:
         write_manifest(output, totals.counted(rows))
         print(f"{output}: {totals}")
+        return 0
+    try:
+        write_manifest(sys.stdout.buffer, totals.counted(rows))
+        sys.stdout.flush()
+        print(f"standard output: {totals}", file=sys.stderr)
+    except BrokenPipeError:  # `| head` has seen enough; what is still in the buffer must not raise again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

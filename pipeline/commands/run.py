@@ -27,7 +27,7 @@ def command(args: argparse.Namespace) -> int:
 
 def print_summary(output: str, metadata: dict[str, Any], wall_seconds: float) -> None:
     """Rows in and out, and what each split holds."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     counts = metadata["counts"]
     seconds = sum(split["seconds"] for split in metadata["splits"].values())
     console.print(f"dataset    {output} (generation {metadata['generation']})")

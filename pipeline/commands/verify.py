@@ -24,7 +24,7 @@ def add_arguments(subparsers: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 if all is well; the first fault is an error that says where it is."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     dataset = Dataset.open(args.dataset)
     report = verify.verify(dataset)
     for split in dataset.splits:

@@ -1,0 +1,285 @@
+"""The libraries that decode: encoded bytes to float32 samples at their own rate.
+
+libsndfile takes WAV (8 to 32 bit, float), FLAC, Ogg Vorbis, Opus, MP3, AIFF, AU, NIST SPHERE and more; PyAV,
+where it is installed (extra `av`), what libsndfile does not know, such as M4A. The format is told by the first
+bytes, never by the file's name. The delay that an encoder adds stays in.
+
+Damage that cannot be noticed: a FLAC whose header states another rate, or fewer samples than it holds, or no
+number while the end is missing from between two frames on; damage in MP3 or AAC that keeps the frames in step;
+a missing end where the length is not stated (AAC without a container, WebM as it was streamed); and what
+`containers` lists. Damage in the last frame of a FLAC is taken for a missing end.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from ge2e_transforms import containers
+from ge2e_transforms.config import AudioConfig
+from ge2e_transforms.errors import (
+    CorruptAudioError,
+    EmptyAudioError,
+    NonFiniteAudioError,
+    NotAudioError,
+    OverLimitError,
+    TruncatedAudioError,
+)
+
+Samples: TypeAlias = npt.NDArray[np.float32]
+
+# Values decoded at once (64 MiB): more than most recordings have, so that there is one call and no copy, and
+# little enough for a header that claims too much.
+_BLOCK = 1 << 24
+# libsndfile's error numbers: format not recognised; encoding not supported or not implemented.
+_NOT_RECOGNISED, _OTHER_CODEC = 1, (4, 18)
+# libsndfile gives 2^63 - 1 samples where a stream states none.
+_UNKNOWN_LENGTH = 1 << 62
+# One MPEG frame: some writers count the frame of the tag.
+_MP3_SLACK = 1152
+# Two frames of HE-AAC: what an edit list or the padding of the last frame may take from the stated duration.
+_AV_SLACK = 2 * 2048
+# The scale of 32-bit integers in a float file. Larger values are no audio, and sums of their squares overflow.
+_MAX_VALUE = 2.0**31
+
+
+class Encoded:
+    """The encoded bytes as a decoder reads them, with the head that `containers.inspect` gives.
+
+    A decoder takes a failed read for the end of the file. So the error is kept and raised on leaving.
+    """
+
+    def __init__(self, raw: BinaryIO) -> None:
+        size = raw.seek(0, io.SEEK_END)
+        if size == 0:
+            raise EmptyAudioError("the file has no bytes")
+        container = containers.inspect(raw, size)
+        self.kind = container.kind
+        self._raw, self._head = raw, container.head
+        self._moved = container.skip - len(container.head)
+        self._size = size - self._moved
+        self._position = self._furthest = 0
+        self._step = self._size
+        self._error: OSError | None = None
+
+    def __enter__(self) -> Encoded:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def was_at_end(self) -> bool:
+        """Whether the last byte has been read, wherever the decoder went afterwards."""
+        return self._furthest >= self._size
+
+    def read_again_slowly(self) -> None:
+        """From the start, and in small steps: a decoder then has read little beyond the place where it fails."""
+        self._position, self._step, self._furthest = 0, 64, 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        # A damaged header may lead to before the start, which would be an error deep inside of a decoder.
+        self._position = max(0, (0, self._position, self._size)[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        buffer = memoryview(buffer)[: self._step]
+        head = self._head[self._position : self._position + len(buffer)]
+        length = len(head)
+        buffer[:length] = head
+        if length < len(buffer):
+            try:
+                self._raw.seek(self._position + length + self._moved)
+                length += self._raw.readinto(buffer[length:])  # type: ignore[attr-defined]
+            except OSError as error:
+                self._error = error
+        self._position += length
+        self._furthest = max(self._furthest, self._position)
+        return length
+
+    def read(self, length: int) -> bytes:
+        buffer = bytearray(length)
+        return bytes(buffer[: self.readinto(buffer)])
+
+
+def decode_any(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
+    """Samples `[n]` or `[n, channels]`, float32, and their rate in Hz, by the library that knows the format.
+
+    Raises:
+        DataError: not audio, corrupt, truncated, empty or over a limit.
+    """
+    decoded = None if stream.kind in ("mp4", "matroska") else _by_libsndfile(stream, config)
+    return decoded or _by_pyav(stream, config)
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]
+    """A `SoundFile` that reads from start to end and never seeks.
+
+    `SoundFile.read` seeks to where it already is after each block. That fails at the end of a FLAC of unknown
+    length, and makes an MP3 decoder start anew, which changes the samples that follow.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _by_libsndfile(stream: Encoded, config: AudioConfig) -> tuple[Samples, int] | None:
+    try:
+        with _Forward(stream) as sound:
+            rate = sound.samplerate
+            _check_shape(rate, sound.channels, config)
+            stated = 0 if sound.frames >= _UNKNOWN_LENGTH else sound.frames
+            samples = _gather(_blocks(sound), stated, rate, config)
+            _check_length(len(samples), stated, stream.kind, sound.subtype)
+            if not sound.subtype.startswith("PCM"):
+                _check_values(samples)
+            return samples, rate
+    except soundfile.LibsndfileError as error:
+        if stream.kind == "flac" and _fails_at_end(stream):
+            raise TruncatedAudioError(f"the end of the FLAC is missing: {error.error_string}") from error
+        if error.code in _OTHER_CODEC or (error.code == _NOT_RECOGNISED and not stream.kind):
+            return None
+        raise CorruptAudioError(f"libsndfile fails inside of it: {error.error_string}") from error
+
+
+def _fails_at_end(stream: Encoded) -> bool:
+    """Whether the decoder that failed wanted more bytes than there are."""
+    stream.read_again_slowly()
+    try:
+        with _Forward(stream) as sound:
+            for _ in _blocks(sound):
+                pass
+    except soundfile.LibsndfileError:
+        pass
+    return stream.was_at_end
+
+
+def _blocks(sound: Any) -> Iterator[Samples]:
+    left = sound.frames
+    while left > 0:
+        asked = min(left, _BLOCK // sound.channels)
+        block = sound.read(asked, dtype="float32")
+        left = left - asked if len(block) == asked else 0
+        # A short block is a view of a long one, which nothing else should keep alive.
+        yield block if len(block) == asked else block.copy()
+
+
+def _check_length(decoded: int, stated: int, kind: str, subtype: str) -> None:
+    found = f"{decoded} of the {stated} samples that the header states could be decoded"
+    if not subtype.startswith("MPEG"):
+        if decoded < stated:
+            raise TruncatedAudioError(f"{found}: the end is missing")
+    # `containers` saw all bytes of an MP3. In layers I and II and MP3 in WAV the number is only an estimate.
+    elif kind == "mp3" and decoded < stated - _MP3_SLACK:
+        raise CorruptAudioError(f"{found}: frames inside are damaged")
+
+
+def _by_pyav(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
+    try:
+        import av
+    except ImportError:
+        raise NotAudioError(
+            "libsndfile does not know the format; M4A and others need PyAV: pip install 'ge2e-features[av]'"
+        ) from None
+    stream.seek(0)
+    known = stream.kind != ""
+    try:
+        # A file that names other files or addresses (a playlist) must not make us open them.
+        options = {"protocol_whitelist": "none"}
+        with av.open(stream, "r", options=options, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise NotAudioError(f"there is no audio in the file, which looks like {container.format.name}")
+            known = True
+            return _decode_track(container, stream.kind, config)
+    except av.error.FFmpegError as error:
+        if known:
+            raise CorruptAudioError(f"PyAV fails inside of it: {error.strerror}") from error
+        raise NotAudioError(f"neither libsndfile nor PyAV knows the format: {error.strerror}") from error
+
+
+def _decode_track(container: Any, kind: str, config: AudioConfig) -> tuple[Samples, int]:
+    track = container.streams.audio[0]
+    frames = container.decode(track)
+    first = next(frames, None)
+    if first is None:
+        raise EmptyAudioError("the audio has no samples")
+    # Not of the track: the header of HE-AAC gives half of the rate.
+    rate = first.sample_rate
+    _check_shape(rate, len(first.layout.channels), config)
+    stated = int(_stated_seconds(container, track, kind) * rate)
+    samples = _gather(_values(first, frames), stated, rate, config)
+    if len(samples) < stated - _AV_SLACK:
+        raise CorruptAudioError(f"{len(samples)} of the {stated} samples that the header states could be decoded")
+    _check_values(samples)
+    return samples, rate
+
+
+def _stated_seconds(container: Any, track: Any, kind: str) -> float:
+    """What the header states; 0 where FFmpeg only estimates it, or it may be that of another track."""
+    if kind == "mp4" and track.duration:
+        return float(track.duration * track.time_base)
+    if kind == "matroska" and container.duration and len(container.streams) == 1:
+        return float(container.duration / 1e6)
+    return 0.0
+
+
+def _values(first: Any, others: Iterator[Any]) -> Iterator[Samples]:
+    import av
+
+    packed = av.AudioResampler(format="flt")
+    shape = first.sample_rate, len(first.layout.channels)
+    frame: Any = first
+    while frame is not None:
+        if (frame.sample_rate, len(frame.layout.channels)) != shape:
+            raise CorruptAudioError(f"the rate or the number of channels, {shape} at first, changes inside of it")
+        for piece in packed.resample(frame):
+            values = piece.to_ndarray()[0]
+            yield values if shape[1] == 1 else values.reshape(-1, shape[1])
+        frame = next(others, None)
+
+
+def _check_shape(rate: int, channels: int, config: AudioConfig) -> None:
+    if not 1 <= rate <= config.max_input_rate_hz:
+        raise OverLimitError(f"rate of {rate} Hz: expected 1 to max_input_rate_hz={config.max_input_rate_hz}")
+    if not 1 <= channels <= config.max_channels:
+        raise OverLimitError(f"{channels} channels: expected 1 to max_channels={config.max_channels}")
+
+
+def _gather(blocks: Iterator[Samples], stated: int, rate: int, config: AudioConfig) -> Samples:
+    """All blocks as one array; given up as soon as they, or the length that is stated, pass the limit."""
+    taken: list[Samples] = []
+    decoded = 0
+    while max(stated, decoded) <= config.max_seconds * rate:
+        block = next(blocks, None)
+        if block is None:
+            return taken[0] if len(taken) == 1 else np.concatenate(taken or [np.empty(0, dtype=np.float32)])
+        taken.append(block)
+        decoded += len(block)
+    raise OverLimitError(
+        f"{max(stated, decoded) / rate:.1f} s or more: expected at most max_seconds={config.max_seconds:g}; "
+        "cut the recording, or raise the limit"
+    )
+
+
+def _check_values(samples: Samples) -> None:
+    """Not for integer formats, which cannot hold what is refused here."""
+    # Minimum and maximum carry NaN along and need no array of their own.
+    low, high = float(samples.min(initial=0)), float(samples.max(initial=0))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        bad = int(np.count_nonzero(~np.isfinite(samples)))
+        raise NonFiniteAudioError(f"{bad} of {samples.size} values are NaN or infinite")
+    if max(-low, high) > _MAX_VALUE:
+        raise CorruptAudioError(
+            f"values up to {max(-low, high):.3g}: expected audio in [-1, 1], or at least in 32 bits"
+        )

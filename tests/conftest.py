@@ -1,0 +1,72 @@
+"""Fixtures that reach outside of the repository, and the rule that a checking machine skips none of them.
+
+A test says what it needs by its fixture (`librispeech`, `prism`) or by a mark (`needs_speech`, `needs_prism`,
+`needs_flink`). Where that is missing the test is skipped with the reason; with CI=true it fails instead.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
+MARK_OF_FIXTURE = {"librispeech": "needs_speech", "prism": "needs_prism", "flink": "needs_flink"}
+NEEDS = {
+    "needs_speech": "the LibriSpeech excerpt at ../shared/data/LibriSpeech, or at $GE2E_SPEECH",
+    "needs_prism": "Beam's Prism runner, built with Go or given as $GE2E_PRISM",
+    "needs_flink": "a Flink cluster on this machine",
+}
+
+
+def on_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark, need in NEEDS.items():
+        config.addinivalue_line("markers", f"{mark}: needs {need}; never skipped where CI=true")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests by their fixtures, so that `-m 'not needs_prism'` leaves them out and no mark is forgotten."""
+    for item in items:
+        for fixture, mark in MARK_OF_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Turn a skip into a failure where CI=true and the test is marked as needing something outside."""
+    report = yield
+    needed = [mark for mark in NEEDS if item.get_closest_marker(mark)]
+    if on_ci() and needed and report.skipped and not hasattr(report, "wasxfail"):
+        *_, reason = report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} may not be skipped where CI=true: it needs {NEEDS[needed[0]]}\n{reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def librispeech() -> Path:
+    """Folder of the real speech: `<subset>/<speaker>/<chapter>/*.flac`, 311 utterances."""
+    folder = Path(os.environ.get("GE2E_SPEECH") or ROOT.parent / "shared" / "data" / "LibriSpeech")
+    missing = [subset for subset in ("train-clean-100", "test-other") if not (folder / subset).is_dir()]
+    if missing:
+        pytest.skip(f"REAL SPEECH NOT TESTED: {folder} has no {' and no '.join(missing)}; set GE2E_SPEECH to a copy")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prism() -> Path:
+    """Binary of Beam's Prism runner of our Beam version; built on first use (one to two minutes) where Go is."""
+    result = subprocess.run([str(INSTALL_PRISM)], capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"PRISM NOT TESTED: {result.stderr.strip()}")
+    return Path(result.stdout.strip())

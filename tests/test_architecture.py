@@ -1,0 +1,219 @@
+"""The rules of the layout: who may import whom, what importing costs, and how long files and functions are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import jobs
+import pytest
+from synth import small_corpus
+
+from pipeline.commit import commit
+
+ROOT = Path(__file__).parent.parent
+# A file imports only from files before it in this list.
+ORDER = [
+    "errors",
+    "config",
+    "schema",
+    "rng",
+    "utterance",
+    "manifest_lines",
+    "manifest",
+    "corpora",
+    "containers",
+    "decoders",
+    "audio",
+    "voice",
+    "features",
+    "extractor",
+    "records",
+    "planning",
+    "shards",
+    "dataset",
+    "placing",
+    "supply",
+    "sampling",
+    "reading",
+    "loader",
+    "verify",
+]
+# Who may import what is heavy, or tied to one purpose.
+ONLY = {
+    "soundfile": {"decoders"},
+    "av": {"decoders"},
+    "soxr": {"audio"},
+    "librosa": {"features"},
+    "scipy": {"features"},
+    "tensorflow": {"loader"},
+    "torch": {"loader"},
+    "apache_beam": set(),
+    "google_crc32c": {"records"},
+    "rich": set(),
+    "tqdm": set(),
+}
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 40
+# A list of flags, not a course of action.
+LISTS = {"add_arguments"}
+
+LIBRARY = sorted((ROOT / "ge2e_transforms").glob("*.py"))
+PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
+
+
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path):
+    """Full names of all that a file imports, also within functions and under TYPE_CHECKING."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_modules(path):
+    """Files of the library that a file imports from."""
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("ge2e_transforms.")}
+    return names - {"__version__"}
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def test_the_list_of_files_is_complete():
+    assert sorted(ORDER) == sorted(path.stem for path in LIBRARY if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", [path for path in LIBRARY if path.stem != "__init__"], ids=name_of)
+def test_a_file_imports_only_from_files_above_it(path):
+    allowed = set(ORDER[: ORDER.index(path.stem)])
+    assert own_modules(path) <= allowed
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_the_library_does_not_know_the_pipeline(path):
+    assert not {name for name in imports(path) if name.split(".")[0] in ("pipeline", "tests")}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_special_libraries_are_imported_where_they_belong(path):
+    used = {name.split(".")[0] for name in imports(path)}
+    assert {library for library in used & set(ONLY) if path.stem not in ONLY[library]} == set()
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=name_of)
+def test_the_pipeline_handles_no_audio_and_no_tensors(path):
+    used = {name.split(".")[0] for name in imports(path)}
+    assert not used & {"soundfile", "soxr", "av", "librosa", "scipy", "tensorflow", "torch"}
+    assert "tests" not in used
+
+
+def test_the_limits_are_looked_for_where_they_are():
+    """A rule about something that nobody imports any more would say nothing."""
+    used = {path.stem: {name.split(".")[0] for name in imports(path)} for path in LIBRARY}
+    for library, files in ONLY.items():
+        if library != "torch":
+            assert all(library in used[name] for name in files), library
+    assert any(name.startswith("apache_beam") for path in PIPELINE for name in imports(path))
+
+
+# What importing loads.
+
+HEAVY = ("apache_beam", "av", "librosa", "numba", "scipy", "soundfile", "soxr", "tensorflow", "torch")
+
+
+def loaded_by(code):
+    """Top-level packages in memory after a program of its own ran."""
+    program = f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_package_itself_loads_nothing():
+    assert not loaded_by("import ge2e_transforms") & {*HEAVY, "numpy", "pyarrow"}
+
+
+def test_reading_a_dataset_needs_numpy_pyarrow_and_the_checksum_only(tmp_path):
+    manifest = small_corpus(tmp_path / "corpus", speakers=3, utterances=3, seconds=1.3)
+    job = jobs.job(tmp_path / "dataset", manifest)
+    planned = jobs.write_all(job)
+    commit(job, planned.plan, planned.rejected)
+    loaded = loaded_by(
+        "from ge2e_transforms import BatchLoader\n"
+        "from ge2e_transforms.dataset import Dataset\n"
+        f"dataset = Dataset.open({str(tmp_path / 'dataset')!r})\n"
+        "dataset.index('train'), dataset.speakers\n"
+        f"loader = BatchLoader({str(tmp_path / 'dataset')!r}, speakers_per_batch=2, utterances_per_speaker=2)\n"
+        "from ge2e_transforms import verify\n"
+        "verify.verify(dataset)\n"
+    )
+    assert {"numpy", "pyarrow"} <= loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_an_extractor_needs_no_beam_and_no_tensorflow():
+    loaded = loaded_by("from ge2e_transforms import PRESETS, FeatureExtractor\nFeatureExtractor(PRESETS['ge2e'])")
+    assert not loaded & {"apache_beam", "tensorflow", "torch", "av", "pyarrow"}
+
+
+# Size.
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
+def test_files_are_short(path):
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    assert sum(bool(line) and not line.startswith("#") for line in lines) <= MAX_FILE_LINES
+
+
+def code_lines(function):
+    """Lines of a function that are code: no docstring, no comment, nothing blank."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    first = function.body[0].lineno
+    rest = {number for node in body for inner in ast.walk(node) for number in _span(inner)}
+    return len(rest | set(range(function.lineno, first)))
+
+
+def _span(node):
+    return range(node.lineno, node.end_lineno + 1) if isinstance(node, ast.stmt | ast.expr) and not _block(node) else ()
+
+
+def _block(node):
+    """Statements whose span holds other statements, and so comments and blank lines."""
+    return hasattr(node, "body") and isinstance(node.body, list)
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
+def test_functions_are_short(path):
+    functions = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {f.name: code_lines(f) for f in functions if code_lines(f) > MAX_FUNCTION_LINES}
+    assert {name: lines for name, lines in long.items() if name not in LISTS} == {}
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
+def test_files_say_first_what_they_are_for(path):
+    assert ast.get_docstring(tree_of(path))
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
+def test_no_check_of_data_is_an_assertion_and_nothing_is_caught_blindly(path):
+    for node in ast.walk(tree_of(path)):
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}:{node.lineno}: bare except"
+    if path in LIBRARY:
+        assert not [node.lineno for node in ast.walk(tree_of(path)) if isinstance(node, ast.Assert)]
+
+
+def test_every_file_has_its_tests():
+    names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    without = {"errors", "__init__", "decoders"}  # the decoders are tested through audio
+    assert {path.stem for path in LIBRARY if path.stem not in without and f"test_{path.stem}.py" not in names} == set()

@@ -1,0 +1,235 @@
+"""The program `ge2e`: what its commands print, and its exit status."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import synth
+from jobs import metadata_of, run_command, run_here, write_rows
+
+from ge2e_transforms import __version__
+from pipeline import __main__ as program
+from pipeline.commands import run as run_module
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = synth.small_corpus(tmp_path_factory.mktemp("corpus"), speakers=10, utterances=2, seconds=1.5)
+    with found.open("a", newline="") as file:
+        file.write("gone.wav,spk00,synth,s0\r\n")
+    return found
+
+
+@pytest.fixture(scope="module")
+def dataset(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dataset") / "out [bold]"  # no markup
+    run_here(manifest, out, "--test_speakers=2")
+    return out
+
+
+@pytest.fixture
+def copied(dataset: Path, tmp_path: Path) -> Path:
+    shutil.copytree(dataset, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def ge2e(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status and what was printed; argparse ends by itself for wrong usage."""
+    try:
+        status = program.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_run_prints_what_came_in_and_what_became_of_it(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    status, text, errors = ge2e(
+        capsys, "run", "--manifest", manifest, "--output", out, "--direct_num_workers=1", "--test_speakers=2"
+    )
+    assert (status, errors) == (0, "")
+    generation = metadata_of(out)["generation"]
+    assert f"dataset    {out} (generation {generation})\n" in text
+    assert "rows in    21\n" in text
+    assert re.search(r"^written    20 utterances, \d+\.\d s of speech in features$", text, re.MULTILINE)
+    assert "filtered   0\n" in text
+    assert "rejected   1 (missing 1)\n" in text
+    assert re.search(r"train │ +8 │ +16 │ +16 │ +\d+\.\d │ +8 ", text)
+    assert re.search(r"test +│ +2 │ +4 │ +4 │ +\d+\.\d │ +2 ", text)
+    assert re.search(r"^wall time  \d+\.\d s, \d+ x real time$", text, re.MULTILINE)
+    assert "warning: split 'test' has 2 speakers, fewer than the 8 of a batch: the loader will use 2 there" in text
+    assert "'train'" not in text
+
+
+def test_run_helps_and_refuses_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = ge2e(capsys, "run", "--help")
+    assert status == 0
+    assert "--max_rejected" in text
+    assert "ge2e run --manifest manifest.csv --output features" in text
+    for arguments in ([], ["--manifest", "m.csv"], ["--manifest", "m.csv", "--output", "o", "--bogus"]):
+        status, _, errors = ge2e(capsys, "run", *arguments)
+        assert status == 2
+        assert "ge2e run: error:" in errors
+
+
+@pytest.mark.parametrize("arguments", [[], ["bogus"], ["verify"], ["inspect"], ["inspect", "a", "b"]])
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, errors = ge2e(capsys, *arguments)
+    assert status == 2
+    assert "usage: ge2e" in errors
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ge2e(capsys, "--version") == (0, f"ge2e {__version__}\n", "")
+
+
+def test_inspect(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, errors = ge2e(capsys, "inspect", dataset)
+    metadata = metadata_of(dataset)
+    assert (status, errors) == (0, "")
+    for line in (
+        f"dataset      {dataset} (generation {metadata['generation']})",
+        "sources      synth",
+        "features     logmel [40, 121] float32, stored as utterance",
+        "batches      8 speakers x 4",
+        "rows         21, written 20",
+        "filtered     none",
+        "rejected     {'missing': 1}",
+        f"fingerprint  {metadata['fingerprint']}",
+        "warning: split 'test' has 2 speakers, fewer than the 8 of a batch: the loader will use 2 there",
+    ):
+        assert f"{line}\n" in text
+    assert re.search(r"train │ +8 │ +16 │ +16 │", text)
+
+
+@pytest.mark.parametrize("name", ["inspect", "verify"])
+def test_a_folder_without_a_dataset_is_an_error(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, errors = ge2e(capsys, name, tmp_path / "nothing")
+    assert (status, text) == (1, "")
+    assert errors.startswith(
+        f"ge2e: DatasetError: no complete dataset at {tmp_path}/nothing: the folder does not exist"
+    )
+    status, _, errors = ge2e(capsys, name, tmp_path)
+    assert status == 1
+    assert "it holds no metadata.json" in errors
+
+
+def test_verify_says_what_it_read(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, errors = ge2e(capsys, "verify", dataset)
+    assert (status, errors) == (0, "")
+    lines = text.splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(r"train: 8 shards, 16 records, \d+ bytes: ok", lines[0])
+    assert re.fullmatch(r"test: 2 shards, 4 records, \d+ bytes: ok", lines[1])
+
+
+def test_verify_digest_names_the_content_not_the_run(
+    dataset: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(manifest, tmp_path / "other", "--test_speakers=2")
+    run_here(manifest, tmp_path / "fewer", "--test_speakers=3")
+    found = []
+    for folder in (dataset, tmp_path / "other", tmp_path / "fewer"):
+        status, text, _ = ge2e(capsys, "verify", folder, "--digest")
+        assert status == 0
+        match = re.search(r"^digest ([0-9a-f]{64})$", text, re.MULTILINE)
+        assert match is not None
+        found.append(match[1])
+    assert found[0] == found[1] != found[2]
+    status, text, _ = ge2e(capsys, "verify", dataset, "--against", tmp_path / "other")
+    assert (status, text.splitlines()[-1]) == (0, f"equal to {tmp_path}/other to the byte")
+
+
+def test_verify_against_allows_small_differences_only(
+    dataset: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ge2e_transforms import features
+
+    really = features.FeatureKernel.__call__
+    for error, status in ((3e-5, 0), (3e-3, 1)):
+        monkeypatch.setattr(
+            features.FeatureKernel, "__call__", lambda self, samples, shift=error: really(self, samples) + shift
+        )
+        out = tmp_path / f"by {error}"
+        run_here(manifest, out, "--test_speakers=2")
+        found, text, _ = ge2e(capsys, "verify", out, "--against", dataset)
+        assert found == status
+        last = re.fullmatch(
+            rf"largest difference from {re.escape(str(dataset))}: (\S+) \(allowed: 0\.0001\)", text.splitlines()[-1]
+        )
+        assert last is not None
+        assert float(last[1]) == pytest.approx(error, rel=0.02)
+
+
+def test_verify_against_another_recipe_is_an_error(
+    dataset: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(manifest, tmp_path / "other", "--test_speakers=2", "--set", "n_mels=64")
+    status, _, errors = ge2e(capsys, "verify", dataset, "--against", tmp_path / "other")
+    assert status == 1
+    assert "were made by different recipes" in errors
+
+
+def test_verify_names_the_place_of_any_damage(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One byte changed, one cut off, or all gone, in a file of each kind."""
+    metadata = metadata_of(copied)
+    base = metadata["shards"]["test"][1]["base"]
+    names = [f"{base}.tfrecord", f"{base}.index.parquet", metadata["splits"]["test"]["index"]["path"]]
+    for name in (*names, metadata["speakers"]["path"], metadata["ledger"]["path"]):
+        path = copied / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        status, _, errors = ge2e(capsys, "verify", copied)
+        assert (status, path.name in errors) == (1, True), (name, errors)
+        path.write_bytes(content[:-1])
+        status, _, errors = ge2e(capsys, "verify", copied)
+        assert (status, path.name in errors) == (1, True), (name, errors)
+        path.unlink()
+        status, _, errors = ge2e(capsys, "verify", copied)
+        assert (status, path.name in errors) == (1, True), (name, errors)
+        path.write_bytes(content)
+    assert ge2e(capsys, "verify", copied)[0] == 0
+
+
+def test_an_interrupted_program_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "command", interrupted)
+    status, _, errors = ge2e(capsys, "run")
+    assert status == 130
+    assert "the same command goes on where this one stopped" in errors
+
+
+def test_a_named_error_is_one_line_and_status_1(tmp_path: Path) -> None:
+    """In a process of its own, where Beam's logging is what a user sees."""
+    manifest = write_rows(tmp_path / "m.csv", [("gone.wav", "s1")])
+    result = run_command("run", "--manifest", manifest, "--output", tmp_path / "out", "--direct_num_workers=1")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("ge2e: CommitError: none of the 1 rows could be written")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_named_error_of_a_worker_process_comes_last(tmp_path: Path) -> None:
+    manifest = write_rows(tmp_path / "m.csv", [("gone.wav", "s1")])
+    result = run_command("run", "--manifest", manifest, "--output", tmp_path / "out", "--direct_num_workers=2")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith("ge2e: CommitError: none of the 1 rows could be written")
+
+
+def test_a_bug_is_not_dressed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> int:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(run_module, "command", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        program.main(["run"])

@@ -1,0 +1,198 @@
+"""Flags of `ge2e run` to the configs, and which of them are Beam's."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import create_runner
+from jobs import job
+
+from ge2e_transforms.config import PRESETS
+from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.planning import PlanConfig
+from pipeline import options
+from pipeline.options import JobConfig
+
+REQUIRED = ["--manifest", "/m.csv", "--output", "/out"]
+
+
+def parsed(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    options.add_arguments(parser)
+    return parser.parse_args([*REQUIRED, *flags])
+
+
+def config(*flags: str) -> JobConfig:
+    return options.job_config(parsed(*flags))
+
+
+def beam_options(*flags: str, after: tuple[str, ...] = ()) -> PipelineOptions:
+    return options.beam_options(parsed(*flags), list(after))
+
+
+def chosen(made: PipelineOptions) -> tuple[str, int, str]:
+    direct = made.view_as(DirectOptions)
+    return made.view_as(StandardOptions).runner, direct.direct_num_workers, direct.direct_running_mode
+
+
+def test_defaults() -> None:
+    made = config()
+    assert made.manifests == ("/m.csv",)
+    assert made.output == "/out"
+    assert made.recipe == PRESETS["ge2e"]
+    assert made.plan == PlanConfig()
+    assert made.plan.shard_mib == 128
+    assert (made.max_rejected, made.speakers_per_batch, made.utterances_per_speaker) == (0.05, 8, 4)
+    assert made.overwrite is False
+
+
+def test_every_job_has_a_token_of_its_own() -> None:
+    tokens = {config().token for _ in range(5)}
+    assert len(tokens) == 5
+    assert all(len(token) == 16 for token in tokens)
+
+
+def test_all_flags_arrive() -> None:
+    made = config(
+        *("--preset", "seed", "--segments", "utterance", "--features", "mfcc", "--set", "n_mels=64"),
+        *("--set", "f_max_hz=7600", "--set", "window=hamming", "--set", "channel=1", "--set", "level_dbfs=-26"),
+        *("--test_speakers", "3", "--valid_fraction", "0.1", "--split_salt", "other", "--shard_mib", "0.5"),
+        *("--max_rejected", "0.2", "--speakers_per_batch", "64", "--utterances_per_speaker", "10", "--overwrite"),
+    )
+    assert made.recipe == PRESETS["seed"].replace(
+        segments="utterance",
+        features="mfcc",
+        n_mels=64,
+        f_max_hz=7600.0,
+        window="hamming",
+        channel=1,
+        level_dbfs=-26.0,
+    )
+    assert made.plan == PlanConfig(test_speakers=3, valid_fraction=0.1, split_salt="other", shard_mib=0.5)
+    assert (made.max_rejected, made.speakers_per_batch, made.utterances_per_speaker) == (0.2, 64, 10)
+    assert made.overwrite is True
+
+
+def test_a_preset_keeps_its_own_form_unless_told() -> None:
+    assert config("--preset", "seed").recipe.segment.segments == "windows"
+    assert config("--preset", "ge2e").recipe.segment.segments == "utterance"
+    assert config("--preset", "ge2e", "--segments", "windows").recipe.segment.segments == "windows"
+
+
+def test_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = parsed("--manifest", "lists/*.csv.gz", "--manifest", "gs://bucket/m.csv")
+    args.output = "out"
+    made = options.job_config(args)
+    assert made.manifests == ("/m.csv", f"{tmp_path}/lists/*.csv.gz", "gs://bucket/m.csv")
+    assert made.output == f"{tmp_path}/out"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--set", "n_mells=64"], "no recipe field is called 'n_mells'"),
+        (["--set", "n_mels"], "--set 'n_mels' cannot be read: expected field=value"),
+        (["--set", "n_mels=many"], "n_mels='many' cannot be used"),
+        (["--set", "window_ms=40"], "window_ms=40.0 cannot be used: expected at most n_fft=512"),
+        (["--max_rejected", "1.5"], "max_rejected=1.5 cannot be used: expected a fraction"),
+        (["--max_rejected", "nan"], "max_rejected=nan cannot be used"),
+        (["--max_rejected", "-0.1"], "max_rejected=-0.1 cannot be used"),
+        (["--speakers_per_batch", "1"], "speakers_per_batch=1, .* cannot be used: expected at least 2 speakers"),
+        (["--utterances_per_speaker", "0"], "utterances_per_speaker=0 cannot be used"),
+        (["--shard_mib", "0"], "shard_mib=0.0 cannot be used"),
+        (["--test_fraction", "1"], "test_fraction=1.0 cannot be used"),
+        (["--test_fraction", "0.1", "--test_speakers", "2"], "give one of the two"),
+        (["--test_fraction", "0.6", "--valid_fraction", "0.6"], "leave nothing to train on"),
+    ],
+)
+def test_wrong_values_are_named(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(*flags)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--bogus"], ["--shard_mb", "3"], ["--preset", "none"], ["--overwrit"], ["--shard_mib", "big"]],
+)
+def test_unknown_flags_are_wrong_usage(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parsed(*flags)
+    assert stopped.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_without_a_runner_all_cores_work_in_processes() -> None:
+    cores = os.cpu_count() or 1
+    mode = "in_memory" if cores == 1 else "multi_processing"
+    assert chosen(beam_options()) == ("FnApiRunner", cores, mode)
+    assert chosen(beam_options("--direct_num_workers", "0")) == ("FnApiRunner", cores, mode)
+
+
+def test_one_worker_needs_no_process_of_its_own() -> None:
+    assert chosen(beam_options("--direct_num_workers=1")) == ("FnApiRunner", 1, "in_memory")
+
+
+def test_flags_of_the_local_runner_are_taken_before_and_after_the_dashes() -> None:
+    expected = ("FnApiRunner", 3, "multi_threading")
+    flags = ("--runner=FnApiRunner", "--direct_num_workers=3", "--direct_running_mode=multi_threading")
+    assert chosen(beam_options(*flags)) == expected
+    assert chosen(beam_options(after=flags)) == expected
+    assert chosen(beam_options("--direct_num_workers=7", after=flags)) == expected
+
+
+@pytest.mark.parametrize("name", ["DirectRunner", "directrunner", "Direct", "FnApiRunner", "fnapi"])
+def test_the_direct_runner_is_fn_api_runner(name: str) -> None:
+    made = beam_options("--runner", name, "--direct_num_workers=2")
+    assert chosen(made) == ("FnApiRunner", 2, "multi_processing")
+    assert type(create_runner(made.view_as(StandardOptions).runner)) is FnApiRunner
+
+
+@pytest.mark.parametrize("name", ["PrismRunner", "FlinkRunner", "DataflowRunner", "BundleBasedDirectRunner"])
+def test_other_runners_are_left_alone(name: str) -> None:
+    made = beam_options("--runner", name)
+    runner, workers, mode = chosen(made)
+    assert (runner, workers) == (name, 1)  # Beam's own defaults
+    assert mode == "in_memory"
+
+
+def test_a_runner_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--runner=Spork: expected .* one of .*FlinkRunner"):
+        beam_options("--runner=Spork")
+    assert chosen(beam_options("--runner=some.package.Runner"))[0] == "some.package.Runner"
+
+
+def test_flags_after_the_dashes_reach_beam() -> None:
+    made = beam_options(
+        "--runner=FlinkRunner",
+        after=("--flink_version=1.19", "--flink_master=host:8081", "--parallelism", "4", "--job_name=features"),
+    )
+    found = made.get_all_options()
+    assert (found["flink_version"], found["flink_master"]) == ("1.19", "host:8081")
+    assert (found["parallelism"], found["job_name"]) == (4, "features")
+
+
+@pytest.mark.parametrize("after", [["--bogus=1"], ["--direct_num_worker=2"], ["word"], ["--flink_masterr", "x"]])
+def test_flags_that_beam_does_not_know_are_refused(after: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"Beam knows no option {after[0]}"):
+        beam_options(after=tuple(after))
+
+
+def test_no_main_session_travels() -> None:
+    made = beam_options(after=("--save_main_session",))
+    assert made.view_as(SetupOptions).save_main_session is False
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"max_rejected": 2.0}, {"max_rejected": float("nan")}, {"speakers_per_batch": 1}, {"utterances_per_speaker": 0}],
+)
+def test_a_job_checks_its_numbers(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cannot be used"):
+        job("/out", **fields)

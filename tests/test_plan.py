@@ -1,0 +1,166 @@
+"""Totals per speaker to the plan and rows to their shards, through Beam."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from jobs import files_in, job
+
+from ge2e_transforms.errors import PlanError
+from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, make_plan
+from ge2e_transforms.schema import FORMAT
+from ge2e_transforms.utterance import Utterance
+from pipeline.options import JobConfig
+from pipeline.plan import GroupByShard, PlanDataset, published, refuse_other_dataset, speaker_length
+
+SUMMARY = ManifestSummary("/m.csv", "0" * 64, 9, 0)
+
+
+def row(speaker: str, name: str, split: str = "", source: str = "corpus", seconds: float = 2.0) -> bytes:
+    return Utterance(
+        f"{name}.wav", speaker, "ns", name, source, split=split, duration_s=seconds, manifest="/m.csv"
+    ).to_bytes()
+
+
+def plan_of(config: JobConfig, rows: list[bytes], summaries: list[ManifestSummary], expected: list[Plan]) -> None:
+    pipeline = TestPipeline(runner="FnApiRunner")
+    inputs = (
+        pipeline | "Rows" >> beam.Create(rows, reshuffle=False).with_output_types(bytes),
+        pipeline | "Summaries" >> beam.Create(summaries, reshuffle=False).with_output_types(ManifestSummary),
+    )
+    assert_that(inputs | PlanDataset(config), equal_to(expected))
+    pipeline.run().wait_until_finish()
+
+
+def groups_of(plan: Plan, rows: list[bytes], expected: list[tuple[int, list[bytes]]]) -> None:
+    def in_order(group: tuple[int, Iterable[bytes]]) -> tuple[int, list[bytes]]:
+        return group[0], sorted(group[1])
+
+    pipeline = TestPipeline(runner="FnApiRunner")
+    inputs = (
+        pipeline | "Rows" >> beam.Create(rows, reshuffle=False).with_output_types(bytes),
+        pipeline | "Plan" >> beam.Create([plan], reshuffle=False).with_output_types(Plan),
+    )
+    shards = inputs | GroupByShard() | beam.Map(in_order)
+    assert_that(shards, equal_to(expected))
+    pipeline.run().wait_until_finish()
+
+
+def test_length_of_a_row_counts_for_its_speaker_split_and_source() -> None:
+    assert speaker_length(row("s1", "a", "test", seconds=1.5)) == (("ns/s1", "test", "corpus"), 1500)
+
+
+def test_one_plan_from_all_rows_and_summaries(tmp_path: Path) -> None:
+    config = job(tmp_path)
+    rows = [row("s2", "a"), row("s1", "b"), row("s1", "c", source="other", seconds=1), row("s2", "d"), row("s3", "e")]
+    second = ManifestSummary("/n.csv", "1" * 64, 3, 1)
+    totals = [
+        SpeakerTotal("ns/s1", "", "corpus", 2000),
+        SpeakerTotal("ns/s1", "", "other", 1000),
+        SpeakerTotal("ns/s2", "", "corpus", 4000),
+        SpeakerTotal("ns/s3", "", "corpus", 2000),
+    ]
+    expected = make_plan(totals, [SUMMARY, second], config.plan, config.recipe)
+    assert expected.speakers == {"train": 3}
+    assert expected.sources == ("corpus", "other")
+    plan_of(config, rows, [second, SUMMARY], [expected])
+    plan_of(config, rows[::-1], [SUMMARY, second], [expected])
+    assert files_in(tmp_path) == set()
+
+
+def test_splits_follow_the_options(tmp_path: Path) -> None:
+    config = job(tmp_path, plan=PlanConfig(test_speakers=1))
+    rows = [row(f"s{number}", "a") for number in range(4)]
+    totals = [SpeakerTotal(f"ns/s{number}", "", "corpus", 2000) for number in range(4)]
+    expected = make_plan(totals, [SUMMARY], config.plan, config.recipe)
+    assert expected.speakers == {"train": 3, "test": 1}
+    plan_of(config, rows, [SUMMARY], [expected])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], r"no usable row in 1 manifest\(s\) \(/m.csv\): 9 rows read, 0 rejected\. .*`ge2e manifest` writes"),
+        ([row("s1", "a", "train"), row("s1", "b", "test")], "speaker 'ns/s1' is in more than one split"),
+        ([row("s1", "a", "train"), row("s1", "b")], "speaker 'ns/s1' is in more than one split"),
+    ],
+)
+def test_rows_that_make_no_plan_fail_the_job_with_a_verdict(tmp_path: Path, rows: list[bytes], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plan_of(job(tmp_path), rows, [SUMMARY], [])
+    assert files_in(tmp_path) == {"failed-token.json"}
+
+
+def test_a_verdict_that_stands_fails_the_stage_at_once(tmp_path: Path) -> None:
+    (tmp_path / "failed-token.json").write_text('{"error": "PlanError", "message": "from the attempt before"}')
+    with pytest.raises(PlanError, match="from the attempt before"):
+        plan_of(job(tmp_path), [row("s1", "a")], [SUMMARY], [])
+
+
+def test_a_dataset_of_other_rows_is_only_replaced_on_request(tmp_path: Path) -> None:
+    present = {"format": FORMAT, "generation": "01234567"}
+    (tmp_path / "metadata.json").write_text(json.dumps(present))
+    rows, config = [row("s1", "a")], job(tmp_path)
+    expected = make_plan([SpeakerTotal("ns/s1", "", "corpus", 2000)], [SUMMARY], config.plan, config.recipe)
+    message = f"complete dataset .generation 01234567.* .generation {expected.generation}.: give --overwrite"
+    with pytest.raises(PlanError, match=message):
+        plan_of(config, rows, [SUMMARY], [])
+    plan_of(job(tmp_path, overwrite=True, token="2"), rows, [SUMMARY], [expected])
+    (tmp_path / "metadata.json").write_text(json.dumps({**present, "generation": expected.generation}))
+    plan_of(job(tmp_path, token="3"), rows, [SUMMARY], [expected])
+
+
+def test_published_metadata_is_ours_or_refused(tmp_path: Path) -> None:
+    assert published(str(tmp_path)) == {}
+    (tmp_path / "metadata.json").write_text(json.dumps({"format": FORMAT, "generation": "01234567"}))
+    assert published(str(tmp_path))["generation"] == "01234567"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"format": "other"}', b"\xff\xfe\x00"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: bytes, overwrite: bool) -> None:
+    """It was only found out at commit, after all the work."""
+    (tmp_path / "metadata.json").write_bytes(content)
+    with pytest.raises(PlanError, match=r"metadata.json was not written by this program.*choose another --output"):
+        refuse_other_dataset(str(tmp_path), "01234567", overwrite)
+
+
+def test_rows_go_to_the_shards_of_their_speakers() -> None:
+    totals = [SpeakerTotal(f"ns/s{number}", split, "corpus", 2000) for number, split in enumerate(("test", "", "", ""))]
+    plan = make_plan(totals, [SUMMARY], PlanConfig(min_shards=2), job("/out").recipe)
+    assert [(task.split, task.shard, task.shards, task.label) for task in plan.tasks] == [
+        ("train", 0, 2, 0),
+        ("train", 1, 2, 1),
+        ("test", 0, 1, 3),
+    ]
+    rows = {name: row(f"s{number}", name, "test" if number == 0 else "") for number, name in enumerate("abcd")}
+    rows["e"] = row("s2", "e")
+    expected = [(0, [b"", rows["b"]]), (1, [b"", rows["c"], rows["d"], rows["e"]]), (2, [b"", rows["a"]])]
+    groups_of(plan, list(rows.values()), expected)
+
+
+def test_every_shard_is_announced_even_without_rows() -> None:
+    totals = [SpeakerTotal(f"ns/s{number}", "", "corpus", 2000) for number in range(3)]
+    plan = make_plan(totals, [SUMMARY], PlanConfig(), job("/out").recipe)
+    groups_of(plan, [], [(0, [b""]), (1, [b""]), (2, [b""])])
+
+
+def test_a_large_speaker_is_spread_by_utterance() -> None:
+    config = PlanConfig(shard_mib=0.1)  # 6.5 s of features
+    totals = [SpeakerTotal("ns/s0", "", "corpus", 2000), SpeakerTotal("ns/s1", "", "corpus", 40_000)]
+    plan = make_plan(totals, [SUMMARY], config, job("/out").recipe)
+    assert [(task.shard, task.label) for task in plan.tasks] == [(0, 0), *((shard, 1) for shard in range(1, 8))]
+    rows = [row("s1", f"u{number:02d}") for number in range(20)]
+    shards: dict[int, list[bytes]] = {}
+    for encoded in rows:
+        shards.setdefault(plan.shard_of(Utterance.from_bytes(encoded)), []).append(encoded)
+    assert len(shards) > 4
+    expected: list[Any] = [(number, sorted([b"", *shards.get(number, [])])) for number in range(8)]
+    groups_of(plan, rows, expected)

@@ -1,0 +1,276 @@
+"""Files whole or not at all, locally and on a store, and no name that is taken for a pattern."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
+from jobs import files_in
+
+from ge2e_transforms.errors import ConfigError, MissingAudioError
+from pipeline import storage
+
+
+class _Upload(io.BytesIO):
+    """Like an object store's: the object appears when the upload is closed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def close(self) -> None:
+        if not self.closed:
+            MemoryStore.objects[self._path] = self.getvalue()
+            MemoryStore.uploads.append(self._path)
+        super().close()
+
+
+class MemoryStore(FileSystem):
+    """An object store as Beam sees one, for paths that begin with memory://."""
+
+    objects: ClassVar[dict[str, bytes]] = {}
+    uploads: ClassVar[list[str]] = []
+    broken: ClassVar[set[str]] = set()
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "memory"
+
+    def join(self, basepath: str, *paths: str) -> str:
+        return "/".join([basepath.rstrip("/"), *paths])
+
+    def split(self, path: str) -> tuple[str, str]:
+        head, _, tail = path.rpartition("/")
+        return head, tail
+
+    def mkdirs(self, path: str) -> None:
+        raise AssertionError("a store has no folders to make")
+
+    def has_dirs(self) -> bool:
+        return False
+
+    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
+        return (self.metadata(path) for path in self.objects if path.startswith(dir_or_prefix))
+
+    def create(self, path: str, mime_type: str = "", compression_type: str = "") -> Any:
+        return _Upload(path)
+
+    def open(self, path: str, mime_type: str = "", compression_type: str = "") -> Any:
+        if path in self.broken:
+            raise BeamIOError("the network is down")
+        if path not in self.objects:
+            raise BeamIOError(f"no object {path}")
+        return io.BytesIO(self.objects[path])
+
+    def exists(self, path: str) -> bool:
+        return path in self.objects
+
+    def metadata(self, path: str) -> FileMetadata:
+        return FileMetadata(path, len(self.objects[path]))
+
+    def delete(self, paths: list[str]) -> None:
+        for path in paths:
+            del self.objects[path]
+
+    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        raise AssertionError("nothing is copied on a store")
+
+    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        raise AssertionError("nothing is renamed on a store")
+
+    size = last_updated = checksum = lambda self, path: None
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[MemoryStore]:
+    """An empty store; `tmp_path` is the scratch disk."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(MemoryStore, "objects", {})
+    monkeypatch.setattr(MemoryStore, "uploads", [])
+    monkeypatch.setattr(MemoryStore, "broken", set())
+    return MemoryStore
+
+
+@pytest.mark.parametrize(
+    ("path", "local"),
+    [("/data/x", True), ("x", True), ("gs://bucket/x", False), ("s3://bucket/x", False), ("C:\\x", True)],
+)
+def test_what_is_local(path: str, local: bool) -> None:
+    assert storage.is_local(path) is local
+
+
+def test_join(store: type[MemoryStore]) -> None:
+    assert storage.join("/data/out", "train/a.tfrecord") == "/data/out/train/a.tfrecord"
+    assert storage.join("memory://bucket/out", "train/a.tfrecord") == "memory://bucket/out/train/a.tfrecord"
+
+
+def test_building_publishes_all_files_and_makes_their_folder(tmp_path: Path) -> None:
+    finals = [tmp_path / "new" / "train" / name for name in ("a", "b")]
+    with storage.building(*map(str, finals)) as (first, second):
+        first.write_bytes(b"one")
+        second.write_bytes(b"two")
+        assert first.parent == finals[0].parent  # so that a rename is enough
+        assert not any(final.exists() for final in finals)
+    assert [final.read_bytes() for final in finals] == [b"one", b"two"]
+    assert files_in(tmp_path) == {"new/train/a", "new/train/b"}
+
+
+def test_building_replaces_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a longer text than the new one")
+    with storage.building(str(tmp_path / "a")) as (path,):
+        path.write_bytes(b"new")
+        assert (tmp_path / "a").read_bytes() == b"a longer text than the new one"
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_building_that_fails_publishes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(KeyError), storage.building(str(tmp_path / "a"), str(tmp_path / "b")) as (first, second):
+        first.write_bytes(b"new")
+        second.write_bytes(b"new")
+        raise KeyError
+    assert files_in(tmp_path) == {"a"}
+    assert (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_building_whose_second_publication_fails_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()  # a file cannot replace a folder
+    with pytest.raises(OSError), storage.building(str(tmp_path / "a"), str(tmp_path / "b")) as (first, second):
+        first.write_bytes(b"new")
+        second.write_bytes(b"new")
+    assert files_in(tmp_path) == {"a"}
+
+
+def test_an_empty_file_is_not_published_and_takes_away_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "b").write_bytes(b"of an attempt when there was something to write")
+    with storage.building(*(str(tmp_path / name) for name in "abc")) as paths:
+        paths[0].write_bytes(b"")
+        paths[1].write_bytes(b"")
+        paths[2].write_bytes(b"x")
+    assert files_in(tmp_path) == {"c"}
+
+
+def test_write_bytes(tmp_path: Path) -> None:
+    storage.write_bytes(str(tmp_path / "new" / "a"), b"one")
+    storage.write_bytes(str(tmp_path / "new" / "a"), b"2")
+    assert files_in(tmp_path) == {"new/a"}
+    assert storage.read_bytes(str(tmp_path / "new" / "a")) == b"2"
+
+
+def test_a_store_gets_whole_objects_under_their_final_names(store: type[MemoryStore], tmp_path: Path) -> None:
+    store.objects["memory://b/out/b"] = b"old"
+    with storage.building("memory://b/out/a", "memory://b/out/b", "memory://b/out/c") as (first, second, third):
+        first.write_bytes(b"one" * 1000)
+        second.write_bytes(b"")
+        third.write_bytes(b"three")
+        assert store.uploads == []
+        assert first.is_relative_to(tmp_path)
+    assert store.objects == {"memory://b/out/a": b"one" * 1000, "memory://b/out/c": b"three"}
+    assert store.uploads == ["memory://b/out/a", "memory://b/out/c"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_block_uploads_nothing(store: type[MemoryStore], tmp_path: Path) -> None:
+    with pytest.raises(KeyError), storage.building("memory://b/a") as (path,):
+        path.write_bytes(b"half")
+        raise KeyError
+    assert store.objects == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_expand_sorts_and_finds_nothing_without_error(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.csv", "c.txt"):
+        (tmp_path / name).touch()
+    assert storage.expand(f"{tmp_path}/*.csv") == [f"{tmp_path}/a.csv", f"{tmp_path}/b.csv"]
+    assert storage.expand(f"{tmp_path}/a.csv") == [f"{tmp_path}/a.csv"]
+    assert storage.expand(f"{tmp_path}/[bc].*") == [f"{tmp_path}/b.csv", f"{tmp_path}/c.txt"]
+    assert storage.expand(f"{tmp_path}/*.json") == []
+    assert storage.expand(f"{tmp_path}/nothing/a.csv") == []
+
+
+def test_brackets_in_a_folder_are_no_glob(tmp_path: Path) -> None:
+    """Beam's match and delete would look at run1 here."""
+    ours, other = tmp_path / "run[1]" / "a.csv", tmp_path / "run1" / "a.csv"
+    for path in (ours, other):
+        path.parent.mkdir()
+    other.write_bytes(b"other")
+    assert storage.size(str(ours)) is None
+    ours.write_bytes(b"ours!!")
+    assert storage.size(str(ours)) == 6
+    assert storage.expand(str(ours)) == [str(ours)]
+    storage.remove([str(ours)])
+    assert not ours.exists()
+    assert other.read_bytes() == b"other"
+
+
+def test_size_and_exists(tmp_path: Path, store: type[MemoryStore]) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+    store.objects["memory://b/a"] = b"12345"
+    assert storage.size(str(tmp_path / "a")) == 4
+    assert storage.size(str(tmp_path / "b")) is None
+    assert storage.size("memory://b/a") == 5
+    assert storage.size("memory://b/b") is None
+    assert storage.exists("memory://b/a") and not storage.exists("memory://b/b")
+    assert storage.exists(str(tmp_path / "a")) and not storage.exists(str(tmp_path / "b"))
+
+
+def test_remove_does_not_mind_what_is_gone(tmp_path: Path, store: type[MemoryStore]) -> None:
+    (tmp_path / "a").touch()
+    store.objects.update({"memory://b/a": b"1", "memory://b/kept": b"2"})
+    storage.remove([str(tmp_path / "gone"), str(tmp_path / "a")])
+    storage.remove(["memory://b/gone", "memory://b/a"])
+    storage.remove([])
+    assert list(tmp_path.iterdir()) == []
+    assert store.objects == {"memory://b/kept": b"2"}
+
+
+def test_reading_leaves_compression_alone(tmp_path: Path) -> None:
+    packed = gzip.compress(b"text", mtime=0)
+    (tmp_path / "a.csv.gz").write_bytes(packed)
+    assert storage.read_bytes(str(tmp_path / "a.csv.gz")) == packed
+
+
+def test_leftovers_are_temporary_files_only(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), storage.building(str(tmp_path / "a.tfrecord")) as (path,):
+        path.write_bytes(b"half")
+        kept = path.name
+        (tmp_path / "copy").write_bytes(b"x")
+        path.rename(tmp_path / "moved aside")  # as if the process had died here
+        raise KeyError
+    (tmp_path / "moved aside").rename(tmp_path / kept)
+    (tmp_path / "a.tfrecord").touch()
+    assert storage.leftovers(str(tmp_path)) == [str(tmp_path / kept)]
+    assert storage.leftovers(str(tmp_path / "nothing")) == []
+    assert storage.leftovers("memory://b") == []
+
+
+def test_audio_is_a_path_or_the_bytes_of_an_object(store: type[MemoryStore]) -> None:
+    store.objects["memory://b/a.wav"] = b"RIFF"
+    assert storage.audio_source("/data/a.wav") == "/data/a.wav"
+    assert storage.audio_source("memory://b/a.wav") == b"RIFF"
+
+
+def test_a_missing_object_is_the_rows_fault_and_a_broken_network_is_not(store: type[MemoryStore]) -> None:
+    with pytest.raises(MissingAudioError, match=r"memory://b/a\.wav: no such object: check audio_path"):
+        storage.audio_source("memory://b/a.wav")
+    store.objects["memory://b/a.wav"] = b"RIFF"
+    store.broken.add("memory://b/a.wav")
+    with pytest.raises(BeamIOError, match="the network is down"):
+        storage.audio_source("memory://b/a.wav")
+
+
+def test_prepare_makes_the_folder_or_says_why_not(tmp_path: Path, store: type[MemoryStore]) -> None:
+    storage.prepare(str(tmp_path / "deep" / "out"))
+    storage.prepare(str(tmp_path / "deep" / "out"))
+    assert (tmp_path / "deep" / "out").is_dir()
+    storage.prepare("memory://b/out")
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "out", "nosuch://b/out"):
+        with pytest.raises(ConfigError, match=r"no dataset can be written to .*: expected a folder"):
+            storage.prepare(str(wrong))

@@ -1,0 +1,152 @@
+"""The manifest row: key, location, encoding, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ge2e_transforms.errors import BadRowError, DataError, EmptySpeakerError
+from ge2e_transforms.utterance import COLUMNS, Utterance, check_utterance, shown, utterance
+
+TEXT = st.text(st.characters(blacklist_categories=["Cs"]))
+SECONDS = st.none() | st.floats(0, 1e6, allow_nan=False)
+
+
+def made(**columns: str) -> Utterance:
+    """A row from the text of some columns, on top of the two that are needed."""
+    values = {"audio_path": "a/b.wav", "speaker_id": "s1", **columns}
+    return utterance([values.get(name, "") for name in COLUMNS], "m.csv", 40)
+
+
+def test_columns_are_the_fields_that_a_manifest_holds() -> None:
+    assert COLUMNS == (
+        "audio_path", "speaker_id", "namespace", "utterance_id", "source", "subset", "split", "session_id",
+        "channel", "offset_s", "duration_s", "bytes",
+    )  # fmt: skip
+
+
+def test_defaults() -> None:
+    assert made() == Utterance("a/b.wav", "s1", "unnamed", "a/b.wav", "unnamed", manifest="m.csv", position=40)
+    assert made(source="vox").namespace == "vox"
+    assert made(source="vox", namespace="celebs").speaker_key == "celebs/s1"
+
+
+def test_all_columns_are_taken() -> None:
+    row = made(
+        namespace="n", utterance_id="u", source="so", subset="su", split="dev_2", session_id="se",
+        channel="1", offset_s="1.5", duration_s="2.25", bytes="12345.0",
+    )  # fmt: skip
+    assert row == Utterance("a/b.wav", "s1", "n", "u", "so", "su", "dev_2", "se", 1, 1.5, 2.25, 12345, "m.csv", 40)
+    assert [type(value) for value in row[8:12]] == [int, float, float, int]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"duration_s": "3"}, "a/b.wav"),
+        ({"offset_s": "0"}, "a/b.wav@0.0"),
+        ({"offset_s": "1.5", "duration_s": "3"}, "a/b.wav@1.5+3.0"),
+        ({"channel": "0"}, "a/b.wav#0"),
+        ({"offset_s": "2", "duration_s": "1", "channel": "1"}, "a/b.wav@2.0+1.0#1"),
+        ({"offset_s": "2", "utterance_id": "mine"}, "mine"),
+    ],
+)
+def test_default_id_tells_segments_of_a_recording_apart(columns: dict[str, str], expected: str) -> None:
+    assert made(**columns).utterance_id == expected
+
+
+@pytest.mark.parametrize(
+    ("manifest", "audio", "expected"),
+    [
+        ("/data/m.csv", "a/b.wav", "/data/a/b.wav"),
+        ("/data/m.csv", "../b.wav", "/data/../b.wav"),
+        ("/data/m.csv", "/else/b.wav", "/else/b.wav"),
+        ("/data/m.csv", "gs://bucket/b.wav", "gs://bucket/b.wav"),
+        ("m.csv", "a/b.wav", "a/b.wav"),
+        ("", "a/b.wav", "a/b.wav"),
+        ("/data/m.csv", "10:30://x.wav", "/data/10:30://x.wav"),
+        ("gs://bucket/lists/m.csv", "a/b.wav", "gs://bucket/lists/a/b.wav"),
+        ("s3://bucket/lists/m.csv", "../audio/./b.wav", "s3://bucket/audio/b.wav"),
+        ("s3://bucket/m.csv", "b.wav", "s3://bucket/b.wav"),
+        ("s3://bucket/m.csv", "../../other/b.wav", "s3://bucket/other/b.wav"),
+        ("gs://bucket/m.csv", "s3://other/b.wav", "s3://other/b.wav"),
+        ("gs://bucket/m.csv", "/local/b.wav", "/local/b.wav"),
+    ],
+)
+def test_location(manifest: str, audio: str, expected: str) -> None:
+    assert Utterance(audio, "s", "n", "u", "so", manifest=manifest).location == expected
+
+
+@given(
+    texts=st.lists(TEXT, min_size=8, max_size=8),
+    channel=st.none() | st.integers(0, 99),
+    offset=SECONDS,
+    duration=SECONDS,
+    size=st.none() | st.integers(0, 2**53),
+    position=st.integers(0, 2**62),
+)
+def test_bytes_round_trip(
+    texts: list[str], channel: int | None, offset: float | None, duration: float | None, size: int | None, position: int
+) -> None:
+    row = Utterance(*texts, channel, offset, duration, size, "m.csv", position)
+    assert Utterance.from_bytes(row.to_bytes()) == row
+
+
+def test_bytes_are_pinned() -> None:
+    row = Utterance('ä"\n.wav', "s", "n", "u", "so", channel=1, offset_s=0.1, manifest="m", position=3)
+    assert row.to_bytes() == '["ä\\"\\n.wav","s","n","u","so","","","",1,0.1,null,null,"m",3]'.encode()
+
+
+@pytest.mark.parametrize("speaker", ["", " ", "\t\n", "\u00a0"])
+def test_empty_speaker(speaker: str) -> None:
+    with pytest.raises(EmptySpeakerError, match="speaker_id is empty"):
+        made(speaker_id=speaker)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "message"),
+    [
+        ("audio_path", "", "audio_path is empty"),
+        ("audio_path", "  ", "audio_path is empty"),
+        ("namespace", "a/b", "namespace='a/b': expected a name without '/'"),
+        ("source", "a/b", "namespace='a/b'"),
+        ("split", "a/b", "split='a/b': expected up to 64"),
+        ("split", "..", "split='..'"),
+        ("split", "x" * 65, "split='xxx"),
+        ("split", "train\n", "split="),
+        ("duration_s", "0", "duration_s=0: expected more than 0"),
+        ("duration_s", "-1", "duration_s='-1': expected a number from 0"),
+        ("duration_s", "nan", "duration_s='nan'"),
+        ("duration_s", "inf", "duration_s='inf'"),
+        ("duration_s", "3,5", "duration_s='3,5'"),
+        ("duration_s", "1_000", "duration_s='1_000'"),
+        ("offset_s", "-0.1", "offset_s='-0.1'"),
+        ("offset_s", "1e300", "offset_s='1e300'"),
+        ("channel", "left", "channel='left'"),
+        ("channel", "-1", "channel='-1'"),
+        ("channel", "0.5", "channel='0.5': expected a whole number"),
+        ("bytes", "12 kB", "bytes='12 kB'"),
+    ],
+)
+def test_bad_values(column: str, text: str, message: str) -> None:
+    with pytest.raises(BadRowError) as caught:
+        made(**{column: text})
+    assert message in str(caught.value)
+
+
+def test_negative_zero_is_zero() -> None:
+    assert str(made(offset_s="-0.0").offset_s) == "0.0"
+
+
+def test_check_refuses_rows_made_elsewhere() -> None:
+    good = made()
+    check_utterance(good)
+    for bad in (good._replace(speaker_id=""), good._replace(namespace="a/b"), good._replace(split="?")):
+        with pytest.raises(DataError):
+            check_utterance(bad)
+
+
+def test_messages_quote_values_on_one_short_line() -> None:
+    assert shown("a\nb") == r"'a\nb'"
+    assert len(shown("x" * 10_000)) < 130
