@@ -239,6 +239,8 @@ class Recipe:
         ordered = 0 <= band[0] < band[1] <= rate / 2
         _check(ordered, "f_min_hz, f_max_hz", band, f"0 <= f_min_hz < f_max_hz <= {rate / 2:g}")
         _check(self.crop_samples >= self.hop_samples, "crop_ms", crop_ms, "at least one hop")
+        part_s = self.segment.max_part_s
+        _check(part_s * 1000 >= crop_ms, "max_part_s", part_s, f"at least crop_ms={crop_ms:g}")
         whole = feature.center or self.crop_samples >= feature.n_fft
         _check(whole, "crop_ms", crop_ms, "at least one FFT when center is false")
 

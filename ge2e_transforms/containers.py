@@ -4,8 +4,9 @@ libsndfile shortens a WAV whose end is missing, leaves out Ogg pages that fail t
 the length of an MP3 that does not state it, all without a word. This file reads just enough of each
 container to say so first. FLAC needs nothing: each of its frames has a checksum that libsndfile does check.
 
-Not looked into, so that a missing end is not seen: containers other than those of `KINDS`, and within them
-MPEG layers I and II and WAV with compressed data whose header gives its size as unknown.
+Not looked into, so that a missing end is not seen: containers other than those of `KINDS` (such as CAF and W64),
+MPEG layers I and II, an MP3 with something other than ID3 tags before its first frame, and a WAV whose header
+gives its size as unknown.
 """
 
 from __future__ import annotations

@@ -42,7 +42,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Extraction:
-    """All segments of one utterance, the share of it that is voice, and the gain of the level stage."""
+    """All segments of one utterance, the share of it that is voice, and the gain of the level stage.
+
+    Raw segments are the source's own samples: the gain is what the level stage would apply to them.
+    """
 
     segments: list[Segment]
     voiced_fraction: float
@@ -65,13 +68,16 @@ class FeatureExtractor:
         """The extractor that made a dataset, from its `get_metadata()`."""
         return cls(Recipe.from_dict(metadata["recipe"]))
 
-    def __call__(self, waveform: npt.ArrayLike, rate_hz: int, utterance_id: str = "") -> npt.NDArray[Any]:
+    def __call__(
+        self, waveform: npt.ArrayLike, rate_hz: int, utterance_id: str = "", *, keep_all: bool = False
+    ) -> npt.NDArray[Any]:
         """Features of a waveform, equal to what is stored for the same samples.
 
         Args:
             waveform: `[n]` or `[n, channels]` floats in [-1, 1].
             rate_hz: its sample rate; it is resampled to the recipe's.
             utterance_id: only used where the recipe dithers.
+            keep_all: as `extract`; what a held-out split stores of an utterance that is too short.
 
         Returns:
             Utterance form: `[rows, bins]` float32. Windows form: `[windows, rows, bins]`. Raw: int16.
@@ -84,8 +90,11 @@ class FeatureExtractor:
             raise NonFiniteAudioError("the waveform holds NaN or infinity")
         mono = audio.to_mono(audio.Recording(samples, rate_hz), self.recipe.audio.channel)
         mono = audio.resample(mono, rate_hz, self.recipe.audio.sample_rate_hz)
-        values = [segment.values for segment in self.extract(mono, utterance_id=utterance_id).segments]
-        return np.stack(values) if self.recipe.segment.segments == "windows" else np.concatenate(values)
+        values = [
+            segment.values for segment in self.extract(mono, utterance_id=utterance_id, keep_all=keep_all).segments
+        ]
+        windows = self.recipe.segment.segments == "windows"
+        return np.stack(values) if windows else np.concatenate(values)
 
     def extract(
         self, samples: npt.NDArray[np.float32], *, utterance_id: str = "", keep_all: bool = False
@@ -136,7 +145,10 @@ class FeatureExtractor:
             raise TooShortError(f"{found:.0f} ms of voice hold no {wanted}")
 
     def _condition(self, waveform: npt.NDArray[np.float32], gain: np.float32, key: str) -> npt.NDArray[np.float32]:
-        """Level, dither and pre-emphasis, in this order, on the whole utterance."""
+        """Level, dither and pre-emphasis, in this order, on the whole utterance.
+
+        Before the first sample pre-emphasis sees a copy of it, so that an offset makes no click.
+        """
         config = self.recipe.feature
         ready = waveform * gain if gain != 1 else waveform
         if config.dither > 0:

@@ -18,6 +18,7 @@ import scipy.signal
 import scipy.sparse
 
 from ge2e_transforms.config import Recipe, n_frames
+from ge2e_transforms.errors import ConfigError
 
 Frames: TypeAlias = npt.NDArray[np.float32]
 
@@ -97,6 +98,9 @@ def mel_filterbank(recipe: Recipe) -> scipy.sparse.csr_array:
 
     A dense product would go through BLAS, whose kernels add in another order on another CPU; three
     quarters of its terms would be zeros, too.
+
+    Raises:
+        ConfigError: a filter is narrower than the bins of the FFT.
     """
     from librosa.filters import mel
 
@@ -111,6 +115,12 @@ def mel_filterbank(recipe: Recipe) -> scipy.sparse.csr_array:
         norm=None if config.mel_norm == "none" else config.mel_norm,
         dtype=np.float32,
     )
+    empty = np.flatnonzero(~dense.any(axis=1))
+    if len(empty):
+        raise ConfigError(
+            f"n_mels={config.n_mels}, n_fft={config.n_fft} cannot be used together: {len(empty)} mel bands, number "
+            f"{empty[0]} first, hold no FFT bin and would be constant. Expected fewer bands or a longer FFT"
+        )
     return scipy.sparse.csr_array(dense)
 
 

@@ -28,6 +28,7 @@ _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 HEADER_BYTES, FOOTER_BYTES = _HEADER.size, _FOOTER.size
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "pcm16": np.dtype("<i2")}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def require_fast_crc() -> None:
@@ -61,7 +62,7 @@ def encode_record(values: npt.NDArray[Any], fields: Mapping[str, str | int]) -> 
     Returns:
         The framed record and the offset of the first value within it.
     """
-    name = {"f": "float32", "i": "pcm16"}[values.dtype.kind]
+    name = _NAMES[values.dtype.newbyteorder("<")]
     payload = np.ascontiguousarray(values, dtype=DTYPES[name]).tobytes()
     head = {
         **fields,

@@ -69,77 +69,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `ge2e run`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument(
-        "--manifest",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="CSV, JSON Lines or Parquet, also .gz; a glob; may be given more than once",
-    )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder of the dataset (local, gs://, s3://)")
-    parser.add_argument(
-        "--preset", choices=sorted(PRESETS), default="ge2e", help="recipe to start from (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--segments",
-        choices=("utterance", "windows"),
-        help="whole utterances, or fixed windows (default: the preset's)",
-    )
-    parser.add_argument("--features", choices=("logmel", "mfcc", "raw"), help="default: the preset's")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="settings",
-        help="any field of the recipe, such as n_mels=64 or f_max_hz=7600",
-    )
+    _add_job(parser)
+    _add_recipe(parser.add_argument_group("recipe"))
+    _add_plan(parser.add_argument_group("splits and shards"))
+    _add_local(parser.add_argument_group("where it runs"))
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    manifests = "CSV, JSON Lines or Parquet, text also as .gz; a glob; may be given more than once"
+    parser.add_argument("--manifest", action="append", required=True, metavar="FILE", help=manifests)
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
+    replaced = "replace another dataset in FOLDER, once the new one is complete"
+    parser.add_argument("--overwrite", action="store_true", help=replaced)
+    limit = "publish nothing if more than this fraction of the rows is rejected (default: %(default)g)"
+    parser.add_argument("--max_rejected", type=float, default=0.05, metavar="F", help=limit)
+    batch = "that the dataset proposes to the loader (default: %(default)d)"
+    parser.add_argument("--speakers_per_batch", type=int, default=8, metavar="N", help=f"N {batch}")
+    parser.add_argument("--utterances_per_speaker", type=int, default=4, metavar="M", help=f"M {batch}")
+
+
+def _add_recipe(group: argparse._ArgumentGroup) -> None:
+    start = "recipe to start from (default: %(default)s)"
+    group.add_argument("--preset", choices=sorted(PRESETS), default="ge2e", help=start)
+    form = "whole utterances, or fixed windows (default: the preset's)"
+    group.add_argument("--segments", choices=("utterance", "windows"), help=form)
+    group.add_argument("--features", choices=("logmel", "mfcc", "raw"), help="default: the preset's")
+    setting = "any field of the recipe, such as n_mels=64 or f_max_hz=7600"
+    group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings", help=setting)
+
+
+def _add_plan(group: argparse._ArgumentGroup) -> None:
     for split in ("test", "valid"):
-        parser.add_argument(
-            f"--{split}_fraction",
-            type=float,
-            default=0.0,
-            metavar="F",
-            help=f"share of the speakers drawn for the {split} split",
-        )
-        parser.add_argument(
-            f"--{split}_speakers",
-            type=int,
-            default=0,
-            metavar="K",
-            help=f"exactly K speakers drawn for the {split} split",
-        )
-    parser.add_argument("--split_salt", default="ge2e", help="another salt draws other speakers (default: %(default)s)")
-    parser.add_argument(
-        "--shard_mib", type=float, default=128.0, metavar="MIB", help="size of a shard (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--max_rejected",
-        type=float,
-        default=0.05,
-        metavar="F",
-        help="fail if more than this fraction of the rows is rejected (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--speakers_per_batch",
-        type=int,
-        default=8,
-        metavar="N",
-        help="N that the dataset proposes to the loader (default: %(default)d)",
-    )
-    parser.add_argument(
-        "--utterances_per_speaker",
-        type=int,
-        default=4,
-        metavar="M",
-        help="M that the dataset proposes to the loader (default: %(default)d)",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace another dataset in FOLDER, once the new one is complete"
-    )
-    parser.add_argument("--runner", help="Beam runner (default: this machine, all cores)")
-    parser.add_argument("--direct_num_workers", type=int, help="processes on this machine (default: 0, all cores)")
-    parser.add_argument("--direct_running_mode", choices=("in_memory", "multi_threading", "multi_processing"))
+        share = f"share of the speakers drawn for the {split} split, where no manifest names a split"
+        group.add_argument(f"--{split}_fraction", type=float, default=0.0, metavar="F", help=share)
+        group.add_argument(f"--{split}_speakers", type=int, default=0, metavar="K", help="exactly K of them instead")
+    salt = "another salt draws other speakers (default: %(default)s)"
+    group.add_argument("--split_salt", default=PlanConfig.split_salt, metavar="TEXT", help=salt)
+    size = "size of a shard (default: %(default)g)"
+    group.add_argument("--shard_mib", type=float, default=PlanConfig.shard_mib, metavar="MIB", help=size)
+
+
+def _add_local(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--runner", help="Beam runner (default: this machine)")
+    group.add_argument("--direct_num_workers", type=int, metavar="P", help="processes here (default: 0, all cores)")
+    modes = ("in_memory", "multi_threading", "multi_processing")
+    group.add_argument("--direct_running_mode", choices=modes, help="default: processes, for one worker in memory")
 
 
 def job_config(args: argparse.Namespace) -> JobConfig:

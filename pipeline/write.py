@@ -65,8 +65,9 @@ class _WriteShardsFn(beam.DoFn):
         self._extractor: FeatureExtractor | None = None
 
     def setup(self) -> None:
-        require_fast_crc()
-        self._extractor = FeatureExtractor(self._job.recipe)
+        with recorded(self._job.output, self._job.token):
+            require_fast_crc()
+            self._extractor = FeatureExtractor(self._job.recipe)
 
     def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[str | TaggedOutput]:
         number, encoded = element

@@ -298,7 +298,7 @@ def test_limits_themselves_are_allowed():
         ("floor", 1),
         ("floor", 1e-30),
         ("min_utterance_ms", 0),
-        ("max_part_s", 1),
+        ("max_part_s", 1.2),
         ("crop_ms", 10),
         ("channel", 0),
     ]:
@@ -346,3 +346,8 @@ def test_settings_are_json_or_text(text, expected):
 def test_settings_without_a_field_are_refused(text):
     with pytest.raises(ConfigError, match="expected field=value"):
         parse_setting(text)
+
+
+def test_parts_hold_a_crop():
+    with pytest.raises(ConfigError, match=r"max_part_s=1.0 .* at least crop_ms=1200"):
+        PRESETS["ge2e"].replace(max_part_s=1)

@@ -33,9 +33,10 @@ from jobs import (
 
 from ge2e_transforms import BatchLoader, FeatureExtractor
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.digest import digest
 from ge2e_transforms.records import decode_example, read_records
 from ge2e_transforms.schema import KEY_SPEAKER, KEY_START, KEY_UTTERANCE
-from ge2e_transforms.verify import digest, verify
+from ge2e_transforms.verify import verify
 from pipeline import metrics
 from pipeline.__main__ import main
 

@@ -16,6 +16,7 @@ from synth import speechlike, tone
 
 from ge2e_transforms import features
 from ge2e_transforms.config import PRESETS
+from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.features import FeatureKernel, mel_filterbank, rounded_log
 from ge2e_transforms.rng import random_bits
 
@@ -318,3 +319,9 @@ def test_logarithms_are_the_nearest_float32(value, base):
 def test_powers_of_ten_are_exact():
     assert rounded_log(np.float32([1, 10, 100, 1000, 1e10]), "log10").tolist() == [0, 1, 2, 3, 10]
     assert rounded_log(np.float32([1]), "ln").tolist() == [0]
+
+
+def test_bands_without_a_bin_are_refused():
+    """128 HTK bands on 512 points left one band constant, without a word."""
+    with pytest.raises(ConfigError, match=r"n_mels=128, n_fft=512 cannot be used together: .* mel bands"):
+        mel_filterbank(PRESETS["ge2e"].replace(n_mels=128, mel_scale="htk"))

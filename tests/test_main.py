@@ -14,12 +14,26 @@ import apache_beam as beam
 import pytest
 import synth
 from apache_beam.runners.runner import PipelineState
-from jobs import counters, data_digests, digests, done_files, files_in, metadata_of, run_here, stamps, unlisted
+from jobs import (
+    counters,
+    data_digests,
+    digests,
+    done_files,
+    files_in,
+    metadata_of,
+    run_here,
+    stamps,
+    unlisted,
+    write_rows,
+)
+from memory_store import MemoryStore
 
+from ge2e_transforms import BatchLoader
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.digest import digest
 from ge2e_transforms.errors import CommitError, ConfigError, ManifestError, PlanError
 from ge2e_transforms.extractor import FeatureExtractor
-from ge2e_transforms.verify import digest, verify
+from ge2e_transforms.verify import verify
 from pipeline import main, metrics
 from pipeline.commit import listed_files
 from pipeline.main import RunResult
@@ -259,6 +273,65 @@ def test_a_folder_with_brackets_in_its_name(corpus: Path, finished: RunResult, t
     assert found[metrics.SHARDS_ADOPTED] == 4
     run_here(corpus, out, "--overwrite")
     assert unlisted(out) == set()
+
+
+def test_a_dataset_on_a_store_has_the_same_objects(corpus: Path, finished: RunResult, tmp_path: Path) -> None:
+    """Manifest, audio and dataset on an object store: nothing is renamed there, and a missing object is one row."""
+    MemoryStore.clear()
+    text = corpus.read_text() + "gone.wav,spk00,synth,s0\n"
+    MemoryStore.objects["memory://in/m.csv"] = text.encode()
+    for path in corpus.parent.rglob("*.wav"):
+        MemoryStore.objects[f"memory://in/{path.relative_to(corpus.parent)}"] = path.read_bytes()
+    arguments = ("memory://in/m.csv", "memory://out/set", "--test_speakers=1", "--max_rejected=0.1")
+    metadata = run_here(*arguments).metadata
+    assert metadata is not None
+    assert metadata["counts"]["rejected"] == {"missing": 1}
+
+    def objects() -> dict[str, bytes]:
+        start = "memory://out/set/"
+        return {name.removeprefix(start): data for name, data in MemoryStore.objects.items() if name.startswith(start)}
+
+    made = objects()
+    assert made.keys() == listed_files(metadata) | {"metadata.json"}
+    assert MemoryStore.uploads[-1] == "memory://out/set/metadata.json"
+    local = metadata_of(Path(finished.output))["generation"]
+    for name, content in made.items():
+        if name.endswith((".tfrecord", ".index.parquet")):
+            assert content == (Path(finished.output) / name.replace(metadata["generation"], local)).read_bytes()
+
+    assert counters(run_here(*arguments).pipeline_result)[metrics.SHARDS_ADOPTED] == 4
+    assert objects() == made
+    other = run_here(*arguments, "--set", "n_mels=64", "--overwrite").metadata
+    assert other is not None
+    assert objects().keys() == listed_files(other) | {"metadata.json"}
+
+
+@pytest.mark.filterwarnings("ignore:an epoch of split")
+def test_a_speaker_larger_than_a_shard_is_cut_in_parts_and_loads(tmp_path: Path) -> None:
+    rows = []
+    for speaker, utterances in (("a", 2), ("giant", 14), ("z", 2)):
+        for number in range(utterances):
+            path = f"{speaker}-{number}.wav"
+            synth.write(tmp_path / path, synth.speechlike(number, 2.5, pitch_hz=120), 16000)
+            rows.append((path, speaker, f"c{number % 3}", 2.5))
+    manifest = write_rows(tmp_path / "m.csv", rows, "audio_path,speaker_id,session_id,duration_s")
+    out = tmp_path / "out"
+    run_here(manifest, out, "--shard_mib=0.1")
+    dataset = Dataset.open(out)
+    verify(dataset)
+    index = dataset.index("train")
+    giant = index["label"] == 1
+    assert len(set(index["shard"][giant].tolist())) > 2
+    assert sorted(index["utterance_index"][giant].tolist()) == list(range(14))
+    assert set(index["session_index"][giant].tolist()) == {0, 1, 2}
+    people = dataset.speakers.to_pylist()
+    assert [(row["label"], row["utterances"], row["sessions"]) for row in people] == [(0, 2, 2), (1, 14, 3), (2, 2, 2)]
+    loader = BatchLoader(out, speakers_per_batch=3, utterances_per_speaker=2, speakers="proportional")
+    batches = list(loader.batches())
+    assert batches
+    for examples, labels in batches:
+        assert examples.shape == (6, 40, 121)
+        assert sorted(set(labels.tolist())) == [0, 1, 2]
 
 
 def test_libraries_are_told_to_use_one_thread(finished: RunResult) -> None:

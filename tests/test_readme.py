@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jobs import run_here
+from synth import small_corpus, speechlike
 
 from ge2e_transforms import BatchLoader
 from pipeline.__main__ import main
-from jobs import run_here
-from synth import small_corpus, speechlike
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -380,3 +380,9 @@ def test_the_slow_checksum_is_refused(monkeypatch):
     monkeypatch.setattr(records.google_crc32c, "implementation", "python")
     with pytest.raises(DatasetError, match=r"'python'.*reinstall the package google-crc32c"):
         require_fast_crc()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "float16"])
+def test_other_types_are_not_cast(dtype):
+    with pytest.raises(KeyError):
+        records.encode_record(np.zeros((2, 3), dtype=dtype), {})

@@ -3,97 +3,23 @@
 from __future__ import annotations
 
 import gzip
-import io
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
-from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
+from apache_beam.io.filesystem import BeamIOError
 from jobs import files_in
+from memory_store import MemoryStore
 
 from ge2e_transforms.errors import ConfigError, MissingAudioError
 from pipeline import storage
-
-
-class _Upload(io.BytesIO):
-    """Like an object store's: the object appears when the upload is closed."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
-
-    def close(self) -> None:
-        if not self.closed:
-            MemoryStore.objects[self._path] = self.getvalue()
-            MemoryStore.uploads.append(self._path)
-        super().close()
-
-
-class MemoryStore(FileSystem):
-    """An object store as Beam sees one, for paths that begin with memory://."""
-
-    objects: ClassVar[dict[str, bytes]] = {}
-    uploads: ClassVar[list[str]] = []
-    broken: ClassVar[set[str]] = set()
-
-    @classmethod
-    def scheme(cls) -> str:
-        return "memory"
-
-    def join(self, basepath: str, *paths: str) -> str:
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path: str) -> tuple[str, str]:
-        head, _, tail = path.rpartition("/")
-        return head, tail
-
-    def mkdirs(self, path: str) -> None:
-        raise AssertionError("a store has no folders to make")
-
-    def has_dirs(self) -> bool:
-        return False
-
-    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
-        return (self.metadata(path) for path in self.objects if path.startswith(dir_or_prefix))
-
-    def create(self, path: str, mime_type: str = "", compression_type: str = "") -> Any:
-        return _Upload(path)
-
-    def open(self, path: str, mime_type: str = "", compression_type: str = "") -> Any:
-        if path in self.broken:
-            raise BeamIOError("the network is down")
-        if path not in self.objects:
-            raise BeamIOError(f"no object {path}")
-        return io.BytesIO(self.objects[path])
-
-    def exists(self, path: str) -> bool:
-        return path in self.objects
-
-    def metadata(self, path: str) -> FileMetadata:
-        return FileMetadata(path, len(self.objects[path]))
-
-    def delete(self, paths: list[str]) -> None:
-        for path in paths:
-            del self.objects[path]
-
-    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        raise AssertionError("nothing is copied on a store")
-
-    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        raise AssertionError("nothing is renamed on a store")
-
-    size = last_updated = checksum = lambda self, path: None
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[MemoryStore]:
     """An empty store; `tmp_path` is the scratch disk."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(MemoryStore, "objects", {})
-    monkeypatch.setattr(MemoryStore, "uploads", [])
-    monkeypatch.setattr(MemoryStore, "broken", set())
+    MemoryStore.clear()
     return MemoryStore
 
 

@@ -17,10 +17,11 @@ from synth import small_corpus, tone, write
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.digest import compare, digest
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.records import decode_example, encode_record, read_records
-from ge2e_transforms.verify import compare, digest, verify
+from ge2e_transforms.verify import verify
 from pipeline.commit import commit
 
 RECIPE = Recipe().replace(n_mels=8)
@@ -96,7 +97,7 @@ def test_what_was_made_is_in_order(made):
         {"features": "raw", "crop_ms": 100},
         {"features": "mfcc", "n_mfcc": 5},
         {"segments": "windows", "crop_ms": 200},
-        {"max_part_s": 1},
+        {"max_part_s": 1, "crop_ms": 1000},
     ],
 )
 def test_every_form_is_in_order(manifest, tmp_path, changes):

@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ge2e_transforms import verify
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.digest import TOLERANCE, compare, digest
+from ge2e_transforms.verify import verify
 
 
 def add_arguments(subparsers: Any) -> None:
@@ -17,7 +18,7 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument("dataset", metavar="FOLDER")
     parser.add_argument("--digest", action="store_true", help="also print one digest of all that does not name the run")
     parser.add_argument(
-        "--against", metavar="FOLDER", help=f"also compare with another dataset, values within {verify.TOLERANCE:g}"
+        "--against", metavar="FOLDER", help=f"also compare with another dataset, values within {TOLERANCE:g}"
     )
     parser.set_defaults(command=command)
 
@@ -26,20 +27,20 @@ def command(args: argparse.Namespace) -> int:
     """Exit status 0 if all is well; the first fault is an error that says where it is."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     dataset = Dataset.open(args.dataset)
-    report = verify.verify(dataset)
+    report = verify(dataset)
     for split in dataset.splits:
         console.print(
             f"{split}: {report.shards[split]} shards, {report.records[split]} records, {report.bytes[split]} bytes: ok"
         )
     if args.digest:
-        console.print(f"digest {verify.digest(dataset)}")
+        console.print(f"digest {digest(dataset)}")
     if args.against is None:
         return 0
     other = Dataset.open(args.against)
-    verify.verify(other)
-    if verify.digest(dataset) == verify.digest(other):
+    verify(other)
+    if digest(dataset) == digest(other):
         console.print(f"equal to {other.root} to the byte")
         return 0
-    largest = verify.compare(dataset, other)
-    console.print(f"largest difference from {other.root}: {largest:.3g} (allowed: {verify.TOLERANCE:g})")
-    return 0 if largest <= verify.TOLERANCE else 1
+    largest = compare(dataset, other)
+    console.print(f"largest difference from {other.root}: {largest:.3g} (allowed: {TOLERANCE:g})")
+    return 0 if largest <= TOLERANCE else 1
