@@ -221,6 +221,10 @@ class SegmentConfig(_Stage):
         _check_number("max_part_s", self.max_part_s, 1, 3600)
 
 
+# Raised when a change of the code gives other values for the same recipe.
+RECIPE_VERSION = 1
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The configs of all stages together: everything that decides the values of a dataset."""
@@ -239,8 +243,9 @@ class Recipe:
         ordered = 0 <= band[0] < band[1] <= rate / 2
         _check(ordered, "f_min_hz, f_max_hz", band, f"0 <= f_min_hz < f_max_hz <= {rate / 2:g}")
         _check(self.crop_samples >= self.hop_samples, "crop_ms", crop_ms, "at least one hop")
-        part_s = self.segment.max_part_s
-        _check(part_s * 1000 >= crop_ms, "max_part_s", part_s, f"at least crop_ms={crop_ms:g}")
+        _check(
+            self.segment.max_part_s * 1000 >= crop_ms, "max_part_s", self.segment.max_part_s, f"{crop_ms=:g} or more"
+        )
         whole = feature.center or self.crop_samples >= feature.n_fft
         _check(whole, "crop_ms", crop_ms, "at least one FFT when center is false")
 
@@ -316,7 +321,7 @@ class Recipe:
             made[name] = stage(**values)  # type: ignore[operator]
         return cls(**made)
 
-    def replace(self, **values: Any) -> Recipe:
+    def replace(self, /, **values: Any) -> Recipe:
         """A recipe with some fields changed, whichever stage they are in: `recipe.replace(n_mels=64)`."""
         stages = self.to_dict()
         for name, value in values.items():
@@ -328,8 +333,8 @@ class Recipe:
         return Recipe.from_dict(stages)
 
     def fingerprint(self) -> str:
-        """sha256, 64 hex digits, of the canonical JSON."""
-        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+        """sha256, 64 hex digits, of the canonical JSON of the recipe and `RECIPE_VERSION`."""
+        return hashlib.sha256(canonical_json([RECIPE_VERSION, self.to_dict()]).encode()).hexdigest()
 
 
 def canonical_json(value: object) -> str:

@@ -56,7 +56,7 @@ class _Stream:
             )
             n = supply.eligible
         self.sampler = Sampler(supply, n)
-        _say_if_little(split, self.sampler.coverage())
+        _say_if_little(split, self.sampler.coverage(), options)
         self._reader = CropReader(dataset, split, options.crop_frames, options.short, normalize)
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()
@@ -75,13 +75,14 @@ class _Stream:
             return self._plans[epoch]
 
 
-def _say_if_little(split: str, coverage: dict[str, int]) -> None:
+def _say_if_little(split: str, coverage: dict[str, int], options: SamplingOptions) -> None:
     used, later, epochs = (coverage[name] for name in ("used", "left_for_later_epochs", "epochs_for_all"))
     if later > used:
+        more = "fewer speakers_per_batch" + (", or speakers='proportional'" if options.exponent < 1 else "")
         warnings.warn(
             f"an epoch of split {split!r} takes {used} of {coverage['slots']} crops and leaves {later} to later epochs "
             f"(about {epochs} for all), since rich speakers give as many as others, and none is twice in a batch. "
-            "More in an epoch: speakers='proportional', or fewer speakers_per_batch",
+            f"More in an epoch: {more}",
             stacklevel=5,
         )
 

@@ -136,6 +136,7 @@ class Plan:
     """The layout of a dataset; shards are numbered through all splits."""
 
     generation: str
+    edition: int
     rule: SplitRule
     ranges: dict[str, tuple[SpeakerRange, ...]]
     shards: dict[str, int]
@@ -179,7 +180,11 @@ def expected_ms(row: Utterance) -> int:
 
 
 def make_plan(
-    totals: Iterable[SpeakerTotal], manifests: Iterable[ManifestSummary], config: PlanConfig, recipe: Recipe
+    totals: Iterable[SpeakerTotal],
+    manifests: Iterable[ManifestSummary],
+    config: PlanConfig,
+    recipe: Recipe,
+    edition: int = 0,
 ) -> Plan:
     """Lays out a dataset.
 
@@ -188,6 +193,7 @@ def make_plan(
         manifests: one per manifest file, in any order.
         config: who goes where.
         recipe: gives the size of a second of features, and is part of the generation.
+        edition: part of the generation, too.
 
     Raises:
         PlanError: no usable row, a speaker in two splits, too few speakers to draw from.
@@ -201,7 +207,6 @@ def make_plan(
         entries = list(rows)
         split = _one_split(speaker, {entry.split for entry in entries}) or rule.split_of(speaker)
         by_split.setdefault(split, []).append((speaker, sum(entry.milliseconds for entry in entries)))
-    generation = _generation(read, config, recipe)
     limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
     ranges: dict[str, tuple[SpeakerRange, ...]] = {}
     label = shard = 0
@@ -211,7 +216,9 @@ def make_plan(
         shard = ranges[split][-1].shard + ranges[split][-1].parts
     shards = {split: sum(entry.parts for entry in entries) for split, entries in ranges.items()}
     speakers = {split: len(by_split[split]) for split in ranges}
-    return Plan(generation, rule, ranges, shards, speakers, tuple(sorted({t.source for t in totals})), read)
+    sources = tuple(sorted({total.source for total in totals}))
+    generation = generation_of(read, config, recipe, edition)
+    return Plan(generation, edition, rule, ranges, shards, speakers, sources, read)
 
 
 def _bytes_per_ms(recipe: Recipe) -> float:
@@ -264,13 +271,17 @@ def _bound(start: int, hashes: list[int], count: int, fraction: float) -> int:
     return hashes[last] + 1 if last < len(hashes) else _HASH_RANGE
 
 
-def _generation(manifests: Sequence[ManifestSummary], config: PlanConfig, recipe: Recipe) -> str:
-    """First 8 hex digits of the fingerprint of all that decides the bytes of the shards."""
+def generation_of(manifests: Iterable[ManifestSummary], config: PlanConfig, recipe: Recipe, edition: int) -> str:
+    """First 8 hex digits of the fingerprint of all that decides the bytes of the shards.
+
+    Audio files are not looked at: `edition` tells datasets apart that were made again from the same manifests.
+    """
     content = {
         "format": schema.FORMAT_VERSION,
-        "manifests": [list(entry) for entry in manifests],
+        "manifests": [list(entry) for entry in sorted(manifests)],
         "plan": asdict(config),
-        "recipe": recipe.to_dict(),
+        "recipe": recipe.fingerprint(),
+        "edition": edition,
     }
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]
 

@@ -111,11 +111,14 @@ def _over_limit(job: JobConfig, counts: dict[str, Any]) -> bool:
 
 
 def _forget_rejected(job: JobConfig, plan: Plan, done: list[dict[str, Any]]) -> None:
-    """Removes the done files of shards with rejected rows: the same command takes mended files again."""
+    """Removes the done files of shards with rejected rows or nothing but filtered ones.
+
+    So the same command takes mended files again.
+    """
     storage.remove(
         storage.join(job.output, schema.shard_files(task.base)[2])
         for task, part in zip(plan.tasks, done, strict=True)
-        if part["rejected"]
+        if part["rejected"] or not part["utterances"]
     )
 
 
@@ -144,6 +147,7 @@ def _describe(job: JobConfig, plan: Plan, done: list[dict[str, Any]], counts: di
         "format": schema.FORMAT,
         "format_version": schema.FORMAT_VERSION,
         "generation": plan.generation,
+        "edition": plan.edition,
         "fingerprint": recipe.fingerprint(),
         "feature_shape": recipe.feature_shape,
         "features": recipe.feature.features,

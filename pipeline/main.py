@@ -41,13 +41,13 @@ class RunResult:
 
     Attributes:
         output: folder of the dataset.
-        metadata: its metadata; None where the job was only submitted.
+        metadata: its metadata.
         wall_seconds: from submission to the end.
         pipeline_result: Beam's own result, with the metrics of the stages.
     """
 
     output: str
-    metadata: dict[str, Any] | None
+    metadata: dict[str, Any]
     wall_seconds: float
     pipeline_result: PipelineResult
 
@@ -94,7 +94,7 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
     storage.prepare(job.output)
     began, since = time.monotonic(), time.time()
     try:
-        with progress.shown(job.output, since, enabled=True):
+        with progress.shown(job.output, since):
             pipeline = beam.Pipeline(runner=local_processes(beam_options), options=beam_options)
             graph.build(pipeline, job)
             result = pipeline.run()

@@ -18,6 +18,8 @@ from ge2e_transforms.planning import PlanConfig
 from pipeline import storage
 
 LOCAL_RUNNER = "FnApiRunner"
+# Their job servers know options of their own, which Beam asks them for when the job is submitted.
+_JOB_SERVERS = ("flinkrunner", "sparkrunner", "portablerunner")
 _BEAM_FLAGS = ("runner", "direct_num_workers", "direct_running_mode")
 _EPILOG = """examples:
   ge2e run --manifest manifest.csv --output features
@@ -161,7 +163,8 @@ def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> Pipelin
         default_mode = "in_memory" if choice.direct_num_workers == 1 else "multi_processing"
         choice.direct_running_mode = choice.direct_running_mode or default_mode
     flags = [f"--{name}={value}" for name, value in vars(choice).items() if value is not None] + rest
-    _refuse_unknown(flags)
+    if name not in _JOB_SERVERS:
+        _refuse_unknown(flags)
     options = PipelineOptions(flags)
     options.view_as(SetupOptions).save_main_session = False
     return options

@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 
 from ge2e_transforms.errors import PlanError
-from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, expected_ms, make_plan
+from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, expected_ms, generation_of, make_plan
 from ge2e_transforms.schema import FORMAT, METADATA_FILE
 from ge2e_transforms.utterance import Utterance
 from pipeline import storage
@@ -41,15 +41,29 @@ def published(output: str) -> dict[str, Any]:
     return content
 
 
-def refuse_other_dataset(output: str, generation: str, overwrite: bool) -> None:
-    """A dataset of another generation is only replaced on request."""
-    present = published(output).get("generation", generation)
-    if present != generation and not overwrite:
-        raise PlanError(
-            f"{output} already holds a complete dataset (generation {present}), made from other manifests or "
-            f"options than these (generation {generation}): give --overwrite to replace it once the new one is "
-            "complete, or another --output"
-        )
+def choose_edition(job: JobConfig, summaries: Iterable[ManifestSummary]) -> int:
+    """Which edition of its dataset a job makes, given what stands in its output.
+
+    The one that stands there, if it is of the same content: its shards are adopted. With `overwrite` the
+    next one, made anew (a killed attempt at it goes on with the same command). A first one otherwise.
+
+    Raises:
+        PlanError: a dataset of another content stands there, and there is no `overwrite`.
+    """
+    present = published(job.output)
+    edition: int = present.get("edition", 0)
+    if not present:
+        return 0
+    generation = generation_of(summaries, job.plan, job.recipe, edition)
+    if present.get("generation") == generation:
+        return edition + 1 if job.overwrite else edition
+    if job.overwrite:
+        return 0
+    raise PlanError(
+        f"{job.output} already holds a complete dataset (generation {present.get('generation')}), made from other "
+        f"manifests or options than these (generation {generation}): give --overwrite to replace it once the new "
+        "one is complete, or another --output"
+    )
 
 
 class _PlanDatasetFn(beam.DoFn):
@@ -63,9 +77,8 @@ class _PlanDatasetFn(beam.DoFn):
     ) -> Iterator[Plan]:
         with recorded(self._job.output, self._job.token):
             speakers = (SpeakerTotal(*key, milliseconds) for key, milliseconds in totals)
-            plan = make_plan(speakers, summaries, self._job.plan, self._job.recipe)
-            refuse_other_dataset(self._job.output, plan.generation, self._job.overwrite)
-            yield plan
+            edition = choose_edition(self._job, summaries)
+            yield make_plan(speakers, summaries, self._job.plan, self._job.recipe, edition)
 
 
 class PlanDataset(beam.PTransform):

@@ -36,9 +36,9 @@ def count_done(output: Path, since: float) -> tuple[int, int]:
 
 
 @contextmanager
-def shown(output: str, since: float, *, enabled: bool) -> Iterator[None]:
+def shown(output: str, since: float) -> Iterator[None]:
     """Shows a bar of finished shards on a terminal while the block runs; local outputs only."""
-    if not enabled or not storage.is_local(output) or not sys.stderr.isatty():
+    if not storage.is_local(output) or not sys.stderr.isatty():
         yield
         return
     stop = threading.Event()

@@ -5,8 +5,9 @@ Rows travel as bytes (`Utterance.to_bytes`), some 200 each: that is all that eve
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
@@ -34,12 +35,13 @@ def expand_manifests(patterns: tuple[str, ...]) -> list[str]:
     return sorted(found)
 
 
-def sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
-    with storage.reading(path) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+@contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    try:
+        with storage.reading(path) as stream:
+            yield stream
+    except (IsADirectoryError, PermissionError) as error:
+        raise ManifestError(f"{path} cannot be read ({error.strerror}): expected a file that you may read") from error
 
 
 class _ReadManifestFn(beam.DoFn):
@@ -51,7 +53,7 @@ class _ReadManifestFn(beam.DoFn):
     def process(self, path: str) -> Iterator[bytes | TaggedOutput]:
         with recorded(self._job.output, self._job.token):
             rows = rejected = 0
-            with storage.reading(path) as stream:
+            with _open(path) as stream:
                 for row in read_rows(stream, path):
                     rows += 1
                     if isinstance(row, LedgerRow):
@@ -62,7 +64,7 @@ class _ReadManifestFn(beam.DoFn):
             metrics.counter(metrics.MANIFESTS_READ).inc()
             metrics.counter(metrics.ROWS_READ).inc(rows)
             metrics.counter(metrics.ROWS_REJECTED).inc(rejected)
-            yield TaggedOutput(SUMMARIES, ManifestSummary(path, sha256_of(path), rows, rejected))
+            yield TaggedOutput(SUMMARIES, ManifestSummary(path, storage.sha256(path), rows, rejected))
 
 
 class _ExpandManifestsFn(beam.DoFn):

@@ -6,6 +6,7 @@ local scratch disk and uploaded under its final name: objects appear whole, and 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -65,6 +66,15 @@ def reading(path: str) -> Iterator[BinaryIO]:
 def read_bytes(path: str) -> bytes:
     with reading(path) as stream:
         return stream.read()
+
+
+def sha256(path: str) -> str:
+    """Checksum of a file as it is stored, 64 hex digits."""
+    digest = hashlib.sha256()
+    with reading(path) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def audio_source(location: str) -> str | bytes:

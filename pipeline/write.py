@@ -43,6 +43,21 @@ def finished(output: str, task: ShardTask) -> dict[str, Any] | None:
     return done if present == expected else None
 
 
+def adoptable(output: str, task: ShardTask) -> dict[str, Any] | None:
+    """As `finished`, if the files are also what was written to the byte.
+
+    Reading them again costs a fraction of making them, and damage on the disk would be published otherwise.
+    """
+    done = finished(output, task)
+    if done is None:
+        return None
+    for name, kind in zip(shard_files(task.base), ("records", "index"), strict=False):
+        path = storage.join(output, name)
+        if done[f"{kind}_bytes"] and storage.sha256(path) != done[f"{kind}_sha256"]:
+            return None
+    return done
+
+
 def write_shard(
     output: str, task: ShardTask, rows: Iterable[Utterance], extractor: FeatureExtractor, sources: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -73,7 +88,7 @@ class _WriteShardsFn(beam.DoFn):
         number, encoded = element
         task = plan.tasks[number]
         with recorded(self._job.output, self._job.token):
-            done = finished(self._job.output, task)
+            done = adoptable(self._job.output, task)
             if done is None:
                 assert self._extractor is not None  # set up by Beam before any element
                 rows = map(Utterance.from_bytes, filter(None, encoded))

@@ -49,7 +49,7 @@ def ge2e(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 def test_run_prints_what_came_in_and_what_became_of_it(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "out [bold]"  # no markup
     status, text, errors = ge2e(
         capsys, "run", "--manifest", manifest, "--output", out, "--direct_num_workers=1", "--test_speakers=2"
     )

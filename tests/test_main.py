@@ -128,6 +128,22 @@ def test_overwrite_replaces_another_dataset_and_removes_its_files(corpus: Path, 
     verify(Dataset.open(copied))
 
 
+def test_overwriting_the_same_dataset_takes_files_that_were_mended(corpus: Path, tmp_path: Path) -> None:
+    """The same command, with or without --overwrite, adopted the rejections for ever."""
+    folder = shutil.copytree(corpus.parent, tmp_path / "corpus")
+    manifest, out = folder / corpus.name, tmp_path / "out"
+    lost = min(folder.rglob("*.wav"))
+    lost.rename(lost.with_suffix(".away"))
+    first = run_here(manifest, out, "--max_rejected=0.5").metadata
+    assert first["counts"]["rejected"] == {"missing": 1}
+    lost.with_suffix(".away").rename(lost)
+    assert run_here(manifest, out, "--max_rejected=0.5").metadata == first
+    again = run_here(manifest, out, "--max_rejected=0.5", "--overwrite").metadata
+    assert again["counts"]["rejected"] == {}
+    assert again["counts"]["written"] == first["counts"]["written"] + 1
+    assert unlisted(out) == set()
+
+
 def test_a_dataset_is_not_harmed_by_a_later_job_that_fails(corpus: Path, copied: Path) -> None:
     before = digests(copied)
     broken = other_manifest(corpus, "broken.csv", ["gone/a.wav,spk00,synth,s0\n", "gone/b.wav,spk01,synth,s0\n"])

@@ -184,6 +184,15 @@ def test_flags_that_beam_does_not_know_are_refused(after: list[str]) -> None:
         beam_options(after=tuple(after))
 
 
+def test_flags_of_a_job_server_reach_it() -> None:
+    """Python knows nothing of them, so they were refused as misspelt."""
+    flag = "--execution_mode_for_batch=BATCH_FORCED"
+    made = beam_options("--runner=FlinkRunner", after=(flag,))
+    assert made.get_all_options(retain_unknown_options=True)["execution_mode_for_batch"] == "BATCH_FORCED"
+    with pytest.raises(ConfigError, match="Beam knows no option --execution_mode"):
+        beam_options(after=(flag,))
+
+
 def test_no_main_session_travels() -> None:
     made = beam_options(after=("--save_main_session",))
     assert made.view_as(SetupOptions).save_main_session is False

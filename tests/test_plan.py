@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerT
 from ge2e_transforms.schema import FORMAT
 from ge2e_transforms.utterance import Utterance
 from pipeline.options import JobConfig
-from pipeline.plan import GroupByShard, PlanDataset, published, refuse_other_dataset, speaker_length
+from pipeline.plan import GroupByShard, PlanDataset, choose_edition, published, speaker_length
 
 SUMMARY = ManifestSummary("/m.csv", "0" * 64, 9, 0)
 
@@ -117,6 +118,18 @@ def test_a_dataset_of_other_rows_is_only_replaced_on_request(tmp_path: Path) -> 
     plan_of(job(tmp_path, token="3"), rows, [SUMMARY], [expected])
 
 
+def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> None:
+    rows, totals = [row("s1", "a")], [SpeakerTotal("ns/s1", "", "corpus", 2000)]
+    config = job(tmp_path, overwrite=True)
+    editions = [make_plan(totals, [SUMMARY], config.plan, config.recipe, edition) for edition in range(3)]
+    assert len({plan.generation for plan in editions}) == 3
+    for present, following in itertools.pairwise(editions):
+        stands = {"format": FORMAT, "generation": present.generation, "edition": present.edition}
+        (tmp_path / "metadata.json").write_text(json.dumps(stands))
+        plan_of(config, rows, [SUMMARY], [following])
+        plan_of(job(tmp_path), rows, [SUMMARY], [present])
+
+
 def test_published_metadata_is_ours_or_refused(tmp_path: Path) -> None:
     assert published(str(tmp_path)) == {}
     (tmp_path / "metadata.json").write_text(json.dumps({"format": FORMAT, "generation": "01234567"}))
@@ -129,7 +142,7 @@ def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: by
     """It was only found out at commit, after all the work."""
     (tmp_path / "metadata.json").write_bytes(content)
     with pytest.raises(PlanError, match=r"metadata.json was not written by this program.*choose another --output"):
-        refuse_other_dataset(str(tmp_path), "01234567", overwrite)
+        choose_edition(job(tmp_path, overwrite=overwrite), [SUMMARY])
 
 
 def test_rows_go_to_the_shards_of_their_speakers() -> None:

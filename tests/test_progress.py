@@ -75,7 +75,7 @@ def test_a_bar_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.Monkey
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.001)
-    with progress.shown(str(tmp_path), SINCE, enabled=True):
+    with progress.shown(str(tmp_path), SINCE):
         assert watchers()
         assert terminal.written.wait(timeout=30)
     assert not watchers()
@@ -87,10 +87,10 @@ def test_nothing_is_shown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.001)
     started: list[str] = []
     monkeypatch.setattr(progress.threading, "Thread", lambda **_: started.append("watcher"))
-    with progress.shown("gs://bucket/out", SINCE, enabled=True), progress.shown(str(tmp_path), SINCE, enabled=False):
+    with progress.shown("gs://bucket/out", SINCE):
         pass
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with progress.shown(str(tmp_path), SINCE, enabled=True):
+    with progress.shown(str(tmp_path), SINCE):
         pass
     assert started == []
     assert terminal.getvalue() == ""
@@ -98,7 +98,7 @@ def test_nothing_is_shown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_watcher_ends_when_the_job_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with pytest.raises(KeyError), progress.shown(str(tmp_path), SINCE, enabled=True):
+    with pytest.raises(KeyError), progress.shown(str(tmp_path), SINCE):
         assert watchers()
         raise KeyError
     assert not watchers()

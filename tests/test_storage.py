@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import tempfile
 from pathlib import Path
 
@@ -200,3 +201,9 @@ def test_prepare_makes_the_folder_or_says_why_not(tmp_path: Path, store: type[Me
     for wrong in (tmp_path / "file", tmp_path / "file" / "out", "nosuch://b/out"):
         with pytest.raises(ConfigError, match=r"no dataset can be written to .*: expected a folder"):
             storage.prepare(str(wrong))
+
+
+def test_checksum_of_a_file_longer_than_a_block(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert storage.sha256(str(tmp_path / "file")) == hashlib.sha256(content).hexdigest()

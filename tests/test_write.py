@@ -193,6 +193,20 @@ def test_unfinished_shards_are_written_again_with_the_same_bytes(
     assert stamps(root / name for name in third) == kept
 
 
+def test_a_finished_shard_with_a_flipped_byte_is_written_again(copied: Written) -> None:
+    """Only sizes were compared, so damage on the disk was adopted and published."""
+    config, made, _ = copied
+    before = digests(Path(config.output), "**/*.tfrecord", "**/*.parquet")
+    for number, kind in ((0, 0), (1, 1)):
+        path = Path(config.output) / shard_files(made.plan.tasks[number].base)[kind]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    found = write(config, made, faults(Path(config.manifests[0])))
+    assert (found[metrics.SHARDS_ADOPTED], found[metrics.SHARDS_WRITTEN]) == (1, 2)
+    assert digests(Path(config.output), "**/*.tfrecord", "**/*.parquet") == before
+
+
 def test_shards_without_records_have_a_done_file_only(tmp_path: Path) -> None:
     manifest = write_rows(tmp_path / "m.csv", [("gone.wav", "s1", "test")], HEADER)
     config = job(tmp_path / "out", manifest)

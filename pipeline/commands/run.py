@@ -20,8 +20,7 @@ def command(args: argparse.Namespace) -> int:
     from pipeline.main import run
 
     result = run(args.rest)
-    if result.metadata is not None:
-        print_summary(result.output, result.metadata, result.wall_seconds)
+    print_summary(result.output, result.metadata, result.wall_seconds)
     return 0
 
 
