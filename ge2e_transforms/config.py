@@ -13,61 +13,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ge2e_transforms.checks import Stage, check, check_number, check_one_of, refuse_unknown
 from ge2e_transforms.errors import ConfigError
 
 
-def _check(ok: bool, name: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name}={value!r} cannot be used: expected {expected}")
-
-
-def _check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    _check(value in allowed, name, value, "one of " + ", ".join(allowed))
-
-
-def _check_number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    bracket = "(" if open_low else "["
-    inside = low < value <= high if open_low else low <= value <= high
-    _check(inside, name, value, f"a number in {bracket}{low:g}, {high:g}]")
-
-
-def _refuse_unknown(name: str, values: object, known: set[str]) -> None:
-    expected = f"an object with some of the fields {', '.join(sorted(known))}"
-    _check(isinstance(values, dict), name, values, expected)
-    unknown = sorted(set(values) - known)  # type: ignore[call-overload]
-    _check(not unknown, name, unknown, expected)
-
-
-class _Stage:
-    """Base of the stage configs: types first, so that 25 and 25.0 are one value and one fingerprint."""
-
-    def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, entry.name)
-            kinds = _KINDS[str(entry.type)]
-            if float in kinds and (type(value) is float or (type(value) is int and abs(value) <= 1 << 53)):
-                value = value + 0.0  # 25 becomes 25.0 and -0.0 becomes 0.0
-                object.__setattr__(self, entry.name, value)
-            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            _check(type(value) in kinds, entry.name, value, f"a value of type {names}")
-        self._check_values()
-
-    def _check_values(self) -> None:
-        raise NotImplementedError
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float,),
-    "float | None": (float, type(None)),
-    "bool": (bool,),
-    "str": (str,),
-    "str | int": (str, int),
-}
-
-
 @dataclass(frozen=True)
-class AudioConfig(_Stage):
+class AudioConfig(Stage):
     """Encoded audio to mono float32 samples in [-1, 1] at one rate.
 
     sample_rate_hz: every recording is resampled to this (16 kHz is what speaker corpora hold).
@@ -85,20 +36,20 @@ class AudioConfig(_Stage):
     max_input_rate_hz: int = 384000
 
     def _check_values(self) -> None:
-        _check_number("sample_rate_hz", self.sample_rate_hz, 1000, 384000)
-        _check(
+        check_number("sample_rate_hz", self.sample_rate_hz, 1000, 384000)
+        check(
             self.channel == "mean" or (type(self.channel) is int and self.channel >= 0),
             "channel",
             self.channel,
             "'mean' or a channel number from 0",
         )
-        _check_number("max_seconds", self.max_seconds, 0, 86400, open_low=True)
-        _check_number("max_channels", self.max_channels, 1, 1024)
-        _check_number("max_input_rate_hz", self.max_input_rate_hz, 1000, 10_000_000)
+        check_number("max_seconds", self.max_seconds, 0, 86400, open_low=True)
+        check_number("max_channels", self.max_channels, 1, 1024)
+        check_number("max_input_rate_hz", self.max_input_rate_hz, 1000, 10_000_000)
 
 
 @dataclass(frozen=True)
-class VoiceConfig(_Stage):
+class VoiceConfig(Stage):
     """Which samples are voice: frames within `top_db` of the loudest frame, as `librosa.effects.split`.
 
     voice: 'none' keeps everything, 'join' splices the voiced intervals, 'mask' keeps the waveform whole
@@ -118,18 +69,18 @@ class VoiceConfig(_Stage):
     silence_dbfs: float = -80.0
 
     def _check_values(self) -> None:
-        _check_one_of("voice", self.voice, ("none", "join", "mask"))
-        _check_number("top_db", self.top_db, 0, 200, open_low=True)
-        _check_number("min_silence_ms", self.min_silence_ms, 0, 60000)
-        _check_number("voice_hop", self.voice_hop, 1, 1 << 16)
+        check_one_of("voice", self.voice, ("none", "join", "mask"))
+        check_number("top_db", self.top_db, 0, 200, open_low=True)
+        check_number("min_silence_ms", self.min_silence_ms, 0, 60000)
+        check_number("voice_hop", self.voice_hop, 1, 1 << 16)
         whole = 0 < self.voice_window <= 1 << 20 and self.voice_window % (2 * self.voice_hop) == 0
         expected = f"an even multiple of voice_hop={self.voice_hop}, at most {1 << 20}"
-        _check(whole, "voice_window", self.voice_window, expected)
-        _check_number("silence_dbfs", self.silence_dbfs, -200, 0)
+        check(whole, "voice_window", self.voice_window, expected)
+        check_number("silence_dbfs", self.silence_dbfs, -200, 0)
 
 
 @dataclass(frozen=True)
-class LevelConfig(_Stage):
+class LevelConfig(Stage):
     """Loudness: the root mean square of the voiced part is set to `level_dbfs` (None leaves it alone).
 
     -30 dBFS, the level of Resemblyzer's preprocessing; a fixed level lifts quiet speech off the floor of
@@ -140,11 +91,11 @@ class LevelConfig(_Stage):
 
     def _check_values(self) -> None:
         if self.level_dbfs is not None:
-            _check_number("level_dbfs", self.level_dbfs, -100, 0)
+            check_number("level_dbfs", self.level_dbfs, -100, 0)
 
 
 @dataclass(frozen=True)
-class FeatureConfig(_Stage):
+class FeatureConfig(Stage):
     """Waveform to features: framing, FFT, mel filterbank, logarithm.
 
     features: 'logmel', 'mfcc' (orthonormal DCT-II of the log-mel) or 'raw' (the PCM16 waveform).
@@ -180,26 +131,26 @@ class FeatureConfig(_Stage):
     n_mfcc: int = 20
 
     def _check_values(self) -> None:
-        _check_one_of("features", self.features, ("logmel", "mfcc", "raw"))
-        _check_number("pre_emphasis", self.pre_emphasis, 0, 1)
-        _check_number("dither", self.dither, 0, 1000)
-        _check_one_of("window", self.window, ("hann", "hamming", "blackman", "boxcar"))
-        _check_number("window_ms", self.window_ms, 0, 1000, open_low=True)
-        _check_number("hop_ms", self.hop_ms, 0, 1000, open_low=True)
-        _check_number("n_fft", self.n_fft, 2, 1 << 16)
-        _check(self.n_fft % 2 == 0, "n_fft", self.n_fft, "an even number")
-        _check_one_of("pad_mode", self.pad_mode, ("constant", "reflect"))
-        _check_number("n_mels", self.n_mels, 1, 1024)
-        _check_one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
-        _check_one_of("mel_norm", self.mel_norm, ("slaney", "none"))
-        _check_one_of("log", self.log, ("log10", "ln", "none"))
-        _check_number("floor", self.floor, 1e-30, 1)
-        _check_one_of("floor_kind", self.floor_kind, ("add", "max"))
-        _check_number("n_mfcc", self.n_mfcc, 1, self.n_mels if self.features == "mfcc" else 1024)
+        check_one_of("features", self.features, ("logmel", "mfcc", "raw"))
+        check_number("pre_emphasis", self.pre_emphasis, 0, 1)
+        check_number("dither", self.dither, 0, 1000)
+        check_one_of("window", self.window, ("hann", "hamming", "blackman", "boxcar"))
+        check_number("window_ms", self.window_ms, 0, 1000, open_low=True)
+        check_number("hop_ms", self.hop_ms, 0, 1000, open_low=True)
+        check_number("n_fft", self.n_fft, 2, 1 << 16)
+        check(self.n_fft % 2 == 0, "n_fft", self.n_fft, "an even number")
+        check_one_of("pad_mode", self.pad_mode, ("constant", "reflect"))
+        check_number("n_mels", self.n_mels, 1, 1024)
+        check_one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
+        check_one_of("mel_norm", self.mel_norm, ("slaney", "none"))
+        check_one_of("log", self.log, ("log10", "ln", "none"))
+        check_number("floor", self.floor, 1e-30, 1)
+        check_one_of("floor_kind", self.floor_kind, ("add", "max"))
+        check_number("n_mfcc", self.n_mfcc, 1, self.n_mels if self.features == "mfcc" else 1024)
 
 
 @dataclass(frozen=True)
-class SegmentConfig(_Stage):
+class SegmentConfig(Stage):
     """What of an utterance becomes a record.
 
     segments: 'utterance' stores the whole voiced part as one spectrogram, crops are chosen when reading;
@@ -215,10 +166,10 @@ class SegmentConfig(_Stage):
     max_part_s: float = 60.0
 
     def _check_values(self) -> None:
-        _check_one_of("segments", self.segments, ("utterance", "windows"))
-        _check_number("crop_ms", self.crop_ms, 0, 60000, open_low=True)
-        _check_number("min_utterance_ms", self.min_utterance_ms, 0, 60000)
-        _check_number("max_part_s", self.max_part_s, 1, 3600)
+        check_one_of("segments", self.segments, ("utterance", "windows"))
+        check_number("crop_ms", self.crop_ms, 0, 60000, open_low=True)
+        check_number("min_utterance_ms", self.min_utterance_ms, 0, 60000)
+        check_number("max_part_s", self.max_part_s, 1, 3600)
 
 
 # Raised when a change of the code gives other values for the same recipe.
@@ -238,20 +189,19 @@ class Recipe:
     def __post_init__(self) -> None:
         feature, rate, crop_ms = self.feature, self.audio.sample_rate_hz, self.segment.crop_ms
         fits = self.window_samples <= feature.n_fft
-        _check(fits, "window_ms", feature.window_ms, f"at most n_fft={feature.n_fft} samples at {rate} Hz")
+        check(fits, "window_ms", feature.window_ms, f"at most n_fft={feature.n_fft} samples at {rate} Hz")
         band = (feature.f_min_hz, self.f_max_hz)
         ordered = 0 <= band[0] < band[1] <= rate / 2
-        _check(ordered, "f_min_hz, f_max_hz", band, f"0 <= f_min_hz < f_max_hz <= {rate / 2:g}")
-        _check(self.crop_samples >= self.hop_samples, "crop_ms", crop_ms, "at least one hop")
-        _check(
-            self.segment.max_part_s * 1000 >= crop_ms, "max_part_s", self.segment.max_part_s, f"{crop_ms=:g} or more"
-        )
+        check(ordered, "f_min_hz, f_max_hz", band, f"0 <= f_min_hz < f_max_hz <= {rate / 2:g}")
+        check(self.crop_samples >= self.hop_samples, "crop_ms", crop_ms, "at least one hop")
+        part_s = self.segment.max_part_s
+        check(part_s * 1000 >= crop_ms, "max_part_s", part_s, f"{crop_ms=:g} or more")
         whole = feature.center or self.crop_samples >= feature.n_fft
-        _check(whole, "crop_ms", crop_ms, "at least one FFT when center is false")
+        check(whole, "crop_ms", crop_ms, "at least one FFT when center is false")
 
     def _whole_samples(self, name: str, milliseconds: float) -> int:
         samples = milliseconds * self.audio.sample_rate_hz / 1000
-        _check(
+        check(
             abs(samples - round(samples)) < 1e-6 and samples >= 1,
             name,
             milliseconds,
@@ -312,12 +262,12 @@ class Recipe:
     def from_dict(cls, stages: dict[str, dict[str, Any]]) -> Recipe:
         """The recipe of a dataset's metadata; unknown stages or fields are refused."""
         known = {f.name: f.default_factory for f in dataclasses.fields(cls)}
-        _refuse_unknown("recipe", stages, set(known))
+        refuse_unknown("recipe", stages, set(known))
         made: dict[str, Any] = {}
         for name, values in stages.items():
             stage = known[name]
             fields = {f.name for f in dataclasses.fields(stage)}  # type: ignore[arg-type]
-            _refuse_unknown(f"recipe.{name}", values, fields)
+            refuse_unknown(f"recipe.{name}", values, fields)
             made[name] = stage(**values)  # type: ignore[operator]
         return cls(**made)
 

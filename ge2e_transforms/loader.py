@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset, speaker_id_mapping
 from ge2e_transforms.reading import CropReader
 from ge2e_transforms.sampling import Plan, Sampler
 from ge2e_transforms.schema import TRAIN_SPLIT
-from ge2e_transforms.supply import SamplingOptions, Supply, check_integer
+from ge2e_transforms.supply import SamplingOptions, Supply
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ge2e_transforms.checks import check_integer
 from ge2e_transforms.placing import Ints, batch_count, largest, place
 from ge2e_transforms.rng import Bits, below, derive
-from ge2e_transforms.supply import Supply, check_integer, offsets
+from ge2e_transforms.supply import Supply, offsets
 
 Int32s = npt.NDArray[np.int32]
 

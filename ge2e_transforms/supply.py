@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ge2e_transforms.checks import check_integer
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.placing import Ints, largest
 
@@ -81,16 +82,6 @@ class SamplingOptions:
             return _EXPONENTS.get(self.speakers, math.nan)
         number = isinstance(self.speakers, (int, float)) and not isinstance(self.speakers, bool)
         return float(self.speakers) if number else math.nan
-
-
-def check_integer(name: str, value: object, low: int, high: int) -> None:
-    """Refuses what is not an integer in [low, high).
-
-    Raises:
-        ConfigError: with the name and the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < high:
-        raise ConfigError(f"{name}={value!r} cannot be used: expected an integer from {low} to {high - 1}")
 
 
 class Supply:
