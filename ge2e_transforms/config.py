@@ -24,7 +24,9 @@ class AudioConfig(Stage):
     sample_rate_hz: every recording is resampled to this (16 kHz is what speaker corpora hold).
     channel: 'mean' of all channels, or the number of one channel counted from 0.
     remove_dc: subtract the mean of the utterance; a constant offset would count as voice.
-    max_seconds: longest decoded recording; bounds a worker's memory (600 s are 38 MB).
+    max_seconds: longest decoded recording.
+    max_decoded_mib: most that all channels of a recording may take as float32 at its own rate. It bounds a worker's
+        memory; 600 s of stereo at 48 kHz are 220 MiB.
     max_channels, max_input_rate_hz: wider or faster headers are damage, not recordings.
     """
 
@@ -32,6 +34,7 @@ class AudioConfig(Stage):
     channel: str | int = "mean"
     remove_dc: bool = True
     max_seconds: float = 600.0
+    max_decoded_mib: float = 1024.0
     max_channels: int = 16
     max_input_rate_hz: int = 384000
 
@@ -44,6 +47,7 @@ class AudioConfig(Stage):
             "'mean' or a channel number from 0",
         )
         check_number("max_seconds", self.max_seconds, 0, 86400, open_low=True)
+        check_number("max_decoded_mib", self.max_decoded_mib, 1, 65536)
         check_number("max_channels", self.max_channels, 1, 1024)
         check_number("max_input_rate_hz", self.max_input_rate_hz, 1000, 10_000_000)
 

@@ -45,6 +45,8 @@ class Dataset:
         Raises:
             DatasetError: no `metadata.json` (so not complete), not one of ours, or of a newer format.
         """
+        if "://" in str(root_dir):
+            raise DatasetError(f"{root_dir} is on a store: datasets are read from local folders; copy it first")
         root = Path(root_dir)
         path = root / schema.METADATA_FILE
         if not path.is_file():

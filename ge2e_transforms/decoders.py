@@ -38,6 +38,7 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 # Values decoded at once (64 MiB): more than most recordings have, so that there is one call and no copy, and
 # little enough for a header that claims too much.
 _BLOCK = 1 << 24
+_FLOATS_PER_MIB = 1 << 18
 # libsndfile's error numbers: format not recognised; encoding not supported or not implemented.
 _NOT_RECOGNISED, _OTHER_CODEC = 1, (4, 18)
 # libsndfile gives 2^63 - 1 samples where a stream states none.
@@ -140,7 +141,7 @@ def _by_libsndfile(stream: Encoded, config: AudioConfig) -> tuple[Samples, int] 
             rate = sound.samplerate
             _check_shape(rate, sound.channels, config)
             stated = 0 if sound.frames >= _UNKNOWN_LENGTH else sound.frames
-            samples = _gather(_blocks(sound), stated, rate, config)
+            samples = _gather(_blocks(sound), stated, (rate, sound.channels), config)
             _check_length(len(samples), stated, stream.kind, sound.subtype)
             if not sound.subtype.startswith("PCM"):
                 _check_values(samples)
@@ -218,7 +219,7 @@ def _decode_track(container: Any, kind: str, config: AudioConfig) -> tuple[Sampl
     rate = first.sample_rate
     _check_shape(rate, len(first.layout.channels), config)
     stated = int(_stated_seconds(container, track, kind) * rate)
-    samples = _gather(_values(first, frames), stated, rate, config)
+    samples = _gather(_values(first, frames), stated, (rate, first.layout.nb_channels), config)
     if len(samples) < stated - _AV_SLACK:
         raise CorruptAudioError(f"{len(samples)} of the {stated} samples that the header states could be decoded")
     _check_values(samples)
@@ -256,19 +257,25 @@ def _check_shape(rate: int, channels: int, config: AudioConfig) -> None:
         raise OverLimitError(f"{channels} channels: expected 1 to max_channels={config.max_channels}")
 
 
-def _gather(blocks: Iterator[Samples], stated: int, rate: int, config: AudioConfig) -> Samples:
-    """All blocks as one array; given up as soon as they, or the length that is stated, pass the limit."""
+def _gather(blocks: Iterator[Samples], stated: int, shape: tuple[int, int], config: AudioConfig) -> Samples:
+    """All blocks as one array; given up as soon as they, or the length that is stated, pass a limit.
+
+    `shape` is the rate and the number of channels.
+    """
+    rate, channels = shape
+    most = min(config.max_seconds * rate, config.max_decoded_mib * _FLOATS_PER_MIB / channels)
     taken: list[Samples] = []
     decoded = 0
-    while max(stated, decoded) <= config.max_seconds * rate:
+    while max(stated, decoded) <= most:
         block = next(blocks, None)
         if block is None:
             return taken[0] if len(taken) == 1 else np.concatenate(taken or [np.empty(0, dtype=np.float32)])
         taken.append(block)
         decoded += len(block)
     raise OverLimitError(
-        f"{max(stated, decoded) / rate:.1f} s or more: expected at most max_seconds={config.max_seconds:g}; "
-        "cut the recording, or raise the limit"
+        f"{max(stated, decoded) / rate:.1f} s or more of {channels} channel(s) at {rate} Hz: expected at most "
+        f"max_seconds={config.max_seconds:g} and max_decoded_mib={config.max_decoded_mib:g}; cut the recording, or "
+        "raise the limit"
     )
 
 

@@ -66,6 +66,8 @@ def compare(dataset: Dataset, other: Dataset) -> float:
                     f"{where} holds {key} {values.shape}, {other_where} {other_key} {other_values.shape}"
                 )
             difference = values.astype(np.float64) - other_values
+            if values.dtype.kind == "i":
+                difference /= schema.PCM16_SCALE
             largest = float(np.maximum(largest, np.abs(difference).max(initial=0)))  # which keeps NaN
         counts = [data.metadata["splits"][split]["records"] for data in (dataset, other)]
         if counts[0] != counts[1]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ge2e_transforms import audio, voice
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import EmptyAudioError, NonFiniteAudioError, TooShortError
+from ge2e_transforms.errors import ConfigError, EmptyAudioError, NonFiniteAudioError, TooShortError
 from ge2e_transforms.features import FeatureKernel, rounded_log
 from ge2e_transforms.rng import random_bits
 from ge2e_transforms.schema import FLAG_PART, FLAG_SHORT, FLAG_UNVOICED, PCM16_SCALE
@@ -84,7 +84,11 @@ class FeatureExtractor:
 
         Raises:
             DataError: silent, empty, too short for the recipe, or not finite.
+            ConfigError: the waveform does not hold floats.
         """
+        if not np.issubdtype(np.asarray(waveform).dtype, np.floating):
+            kind = np.asarray(waveform).dtype
+            raise ConfigError(f"a waveform of {kind} cannot be used: expected floats in [-1, 1]; divide PCM16 by 32768")
         samples = np.ascontiguousarray(waveform, dtype=np.float32)
         if not np.isfinite(samples).all():
             raise NonFiniteAudioError("the waveform holds NaN or infinity")

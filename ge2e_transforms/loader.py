@@ -10,6 +10,7 @@ import copy
 import itertools
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset, speaker_id_mapping
+from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.reading import CropReader
 from ge2e_transforms.sampling import Plan, Sampler
 from ge2e_transforms.schema import TRAIN_SPLIT
@@ -208,8 +210,15 @@ class GE2EDatasetLoader(BatchLoader):
         size = stream.sampler.speakers_per_batch * self._options.utterances_per_speaker
         shape = (size, self._dataset.metadata["feature_shape"][0], self._options.crop_frames)
 
+        # TensorFlow keeps the function of a numpy_function for the life of the process. So the function only refers to
+        # the stream weakly, and the dataset, which those made from it and their iterators keep, holds it.
+        reference = weakref.ref(stream)
+
         def read(number: npt.NDArray[np.int64]) -> Batch:
-            return stream.batch(*divmod(int(number), in_epoch))
+            alive = reference()
+            if alive is None:
+                raise DatasetError("the tf.data.Dataset that these batches come from is gone: keep it while reading")
+            return alive.batch(*divmod(int(number), in_epoch))
 
         def fetch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             examples, labels = tf.numpy_function(read, [number], (tf.float32, tf.int64), stateful=False)
@@ -217,4 +226,6 @@ class GE2EDatasetLoader(BatchLoader):
 
         numbers = tf.data.Dataset.counter() if epochs is None else tf.data.Dataset.range(epochs * in_epoch)
         batches = numbers.map(fetch, num_parallel_calls=_TF_PARALLEL, deterministic=True)
-        return batches.prefetch(_TF_READY)
+        ready = batches.prefetch(_TF_READY)
+        ready.ge2e_stream = stream
+        return ready

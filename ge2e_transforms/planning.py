@@ -143,6 +143,7 @@ class Plan:
     speakers: dict[str, int]
     sources: tuple[str, ...]
     manifests: tuple[ManifestSummary, ...]
+    standing: str = ""  # generation of the dataset that stood in the output when this was planned
 
     def shard_of(self, row: Utterance) -> int:
         """Number of a row's shard, counted through all splits."""
@@ -170,13 +171,18 @@ def stable_hash(text: str, salt: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=salt.encode()).digest(), "little")
 
 
-def expected_ms(row: Utterance) -> int:
-    """Length of a row for planning, in whole milliseconds: integers add up the same in every order."""
+def expected_ms(row: Utterance, max_seconds: float) -> int:
+    """Length of a row for planning, in whole milliseconds: integers add up the same in every order.
+
+    A row that claims more than `max_seconds` counts as that: nothing longer can be written, and one absurd
+    duration must not plan shards by the million.
+    """
+    milliseconds = _DEFAULT_MS
     if row.duration_s is not None:
-        return max(1, round(row.duration_s * 1000))
-    if row.bytes is not None and row.offset_s is None:
-        return max(1, row.bytes // _BYTES_PER_MS)
-    return _DEFAULT_MS
+        milliseconds = round(row.duration_s * 1000)
+    elif row.bytes is not None and row.offset_s is None:
+        milliseconds = row.bytes // _BYTES_PER_MS
+    return max(1, min(milliseconds, int(max_seconds * 1000)))
 
 
 def make_plan(
@@ -255,7 +261,8 @@ def _split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule
         )
     test_below = _bound(0, free, config.test_speakers, config.test_fraction)
     valid_below = _bound(test_below, free, config.valid_speakers, config.valid_fraction)
-    if config.draws and valid_below > free[-1]:
+    train_named = any(total.split == schema.TRAIN_SPLIT for total in totals)
+    if config.draws and not train_named and valid_below > free[-1]:
         raise PlanError(
             f"the test and valid splits would take all of the {len(free)} speakers whose split no manifest names, "
             "but one must remain to train on: ask for fewer test and valid speakers"

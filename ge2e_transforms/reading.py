@@ -38,19 +38,21 @@ _CONSTANT = 1e-6
 class ShardFiles:
     """Numbered files for positional reads.
 
-    They are opened on first use and stay open, up to half of what the process may have open; any beyond are opened
-    for each read.
+    They are opened on first use and stay open, up to half of what the process may have open, all `ShardFiles` of it
+    together; any beyond are opened for each read.
 
     Args:
         paths: in the order of their numbers.
     """
+
+    _lock = threading.Lock()
+    _kept_open = 0
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
         self._open: dict[int, int] = {}
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = _MOST_OPEN if limit == resource.RLIM_INFINITY else limit // 2
-        self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._open)
 
     def read(self, number: int, offset: int, target: memoryview) -> None:
@@ -79,8 +81,9 @@ class ShardFiles:
         if descriptor is not None:
             return os.preadv(descriptor, [target], offset)
         with self._lock:
-            if number not in self._open and len(self._open) < self._most:
+            if number not in self._open and ShardFiles._kept_open < self._most:
                 self._open[number] = os.open(self._paths[number], os.O_RDONLY)
+                ShardFiles._kept_open += 1
             descriptor = self._open.get(number)
         if descriptor is not None:
             return os.preadv(descriptor, [target], offset)
@@ -92,6 +95,8 @@ class ShardFiles:
 
 
 def _close_all(descriptors: dict[int, int]) -> None:
+    # No lock: a finalizer may run in a thread that holds it. A count that is off by one does no harm.
+    ShardFiles._kept_open -= len(descriptors)
     for descriptor in descriptors.values():
         os.close(descriptor)
 

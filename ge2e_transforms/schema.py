@@ -56,6 +56,14 @@ FLAG_SHORT = 1  # less than one crop of voice; only kept because its split drops
 FLAG_UNVOICED = 2  # no voice was found: kept whole, unspliced
 FLAG_PART = 4  # one of several records that an utterance over `max_part_s` was cut into
 
+# Names that a writer gives to the files of a dataset; nothing else is ever removed from its folder.
+_GENERATED = r"-[0-9a-f]{8}"
+OWN_FILE = re.compile(
+    rf"(speakers|ledger){_GENERATED}\.parquet"
+    rf"|[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}/(index{_GENERATED}\.parquet"
+    rf"|features{_GENERATED}-\d{{5,}}-of-\d{{5,}}\.(tfrecord|index\.parquet|done\.json))"
+)
+
 # Splits come first in this order, others after them by name.
 SPLIT_ORDER = ("train", "valid", "test")
 TRAIN_SPLIT = "train"

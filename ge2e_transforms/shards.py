@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from ge2e_transforms.utterance import Utterance
 AudioSource = Callable[[str], "str | bytes"]
 # Decoded recordings that later rows of a shard need again are kept up to this (256 MiB of float32).
 _KEPT_SAMPLES = 1 << 26
+# Waits before a read that failed is tried again; then the shard fails, and the runner may try it elsewhere.
+_RETRY_WAITS_S = (1.0, 5.0)
 
 
 @dataclass
@@ -124,13 +127,12 @@ class ShardWriter:
 
     def _write_speaker(self, rows: Iterable[Utterance], label: int, recordings: _Recordings, stream: BinaryIO) -> None:
         sessions: dict[str, int] = {}
-        seen: Utterance | None = None
+        written: Utterance | None = None
         utterances = 0
         for row in rows:
             self._sums.rows += 1
             try:
-                _refuse_double(seen, row)
-                seen = row
+                _refuse_double(written, row)
                 extraction = self._extractor.extract(
                     recordings.take(row), utterance_id=row.utterance_id, keep_all=self._task.keep_all
                 )
@@ -138,6 +140,7 @@ class ShardWriter:
                 getattr(self._sums, error.kind)[error.reason] += 1
                 self._sums.ledger.append(ledger_row(row, error))
                 continue
+            written = row
             session = sessions.setdefault(row.session_id, len(sessions))
             for segment in extraction.segments:
                 self._write_record(row, segment, extraction, (label, utterances, session), stream)
@@ -210,11 +213,11 @@ class ShardWriter:
         return len(content), hashlib.sha256(content).hexdigest()
 
 
-def _refuse_double(seen: Utterance | None, row: Utterance) -> None:
-    if seen is not None and seen.utterance_id == row.utterance_id:
+def _refuse_double(written: Utterance | None, row: Utterance) -> None:
+    if written is not None and written.utterance_id == row.utterance_id:
         raise DoubledUtteranceError(
-            f"utterance {row.utterance_id!r} of speaker {row.speaker_key!r} stands before, in {seen.manifest} "
-            f"at {seen.position}: that row is kept; give each row an utterance_id of its own"
+            f"utterance {row.utterance_id!r} of speaker {row.speaker_key!r} stands before, in {written.manifest} "
+            f"at {written.position}: that row is kept; give each row an utterance_id of its own"
         )
 
 
@@ -247,10 +250,17 @@ class _Recordings:
 
     def _load(self, key: tuple[str, str | int]) -> npt.NDArray[np.float32] | DataError:
         location, channel = key
-        try:
-            return audio.load(self._open_audio(location), self._config, channel, location)
-        except DataError as error:
-            return error
+        waits = iter(_RETRY_WAITS_S)
+        while True:
+            try:
+                return audio.load(self._open_audio(location), self._config, channel, location)
+            except DataError as error:
+                return error
+            except OSError:  # of the disk or the network, not of the recording: it may pass
+                wait_s = next(waits, None)
+                if wait_s is None:
+                    raise
+                time.sleep(wait_s)
 
     def _keep(self, key: tuple[str, str | int], samples: npt.NDArray[np.float32] | DataError) -> None:
         self._kept[key] = samples

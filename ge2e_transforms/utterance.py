@@ -60,15 +60,7 @@ class Utterance(NamedTuple):
     @property
     def location(self) -> str:
         """Where to open the audio: a URL, or a path, which is absolute if the manifest's path is."""
-        if self.audio_path.startswith("/") or is_url(self.audio_path):
-            return self.audio_path
-        scheme = _URL.match(self.manifest)
-        if scheme is None:
-            return os.path.join(os.path.dirname(self.manifest), self.audio_path)  # noqa: PTH118, PTH120 (far faster)
-        bucket, _, key = self.manifest[scheme.end() :].partition("/")
-        # Object stores take '..' literally; the leading '/' keeps it from climbing out of the bucket.
-        path = posixpath.normpath("/" + posixpath.join(posixpath.dirname(key), self.audio_path))
-        return scheme[0] + bucket + path
+        return audio_location(self.manifest, self.audio_path)
 
     def to_bytes(self) -> _Bytes:
         """The row as a JSON list in UTF-8, the same bytes for the same row anywhere; `from_bytes` undoes it."""
@@ -80,6 +72,19 @@ class Utterance(NamedTuple):
 
 
 COLUMNS = Utterance._fields[:12]
+
+
+def audio_location(manifest: str, audio_path: str) -> str:
+    """Where to open the audio of a row; see `Utterance.location`."""
+    if audio_path.startswith("/") or is_url(audio_path):
+        return audio_path
+    scheme = _URL.match(manifest)
+    if scheme is None:
+        return os.path.join(os.path.dirname(manifest), audio_path)  # noqa: PTH118, PTH120 (far faster)
+    bucket, _, key = manifest[scheme.end() :].partition("/")
+    # Object stores take '..' literally; the leading '/' keeps it from climbing out of the bucket.
+    path = posixpath.normpath("/" + posixpath.join(posixpath.dirname(key), audio_path))
+    return scheme[0] + bucket + path
 
 
 def is_url(path: str) -> bool:

@@ -45,10 +45,16 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
     counts = _balance(plan, done, ledger)
     previous = published(job.output)
     if _over_limit(job, counts):
-        if previous.get("generation") != plan.generation:
-            _forget_rejected(job, plan, done)
         raise CommitError(_refusal(job, counts, ledger))
+    if not job.overwrite and previous.get("generation", plan.standing) not in (plan.standing, plan.generation):
+        raise CommitError(
+            f"another job has published generation {previous['generation']} in {job.output} since this one "
+            f"(generation {plan.generation}) was planned: run it with another --output, or with --overwrite"
+        )
+    replaced = listed_files(previous) | set(previous.get("replaced", ()))
     metadata = _describe(job, plan, done, counts)
+    if previous.get("generation") == plan.generation:
+        metadata["token"] = previous.get("token")  # who made it, not who found it made
     speakers = []
     for split in plan.shards:
         index, people = _split_tables(job, plan, done, split)
@@ -58,9 +64,11 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
         metadata["splits"][split]["index"] = _publish_table(job, index, schema.split_index_file(split, plan.generation))
     metadata["speakers"] = _publish_table(job, pa.concat_tables(speakers), schema.speakers_file(plan.generation))
     metadata["ledger"] = _publish_table(job, tables.ledger_table(ledger), schema.ledger_file(plan.generation))
+    # Listed, so that an attempt after one that dies from here on removes them.
+    metadata["replaced"] = sorted(name for name in replaced - listed_files(metadata) if schema.OWN_FILE.fullmatch(name))
     content = json.dumps(metadata, indent=1, allow_nan=False).encode()
     storage.write_bytes(storage.join(job.output, schema.METADATA_FILE), content)
-    _remove_unlisted(job.output, plan, listed_files(previous) - listed_files(metadata))
+    _remove_unlisted(job.output, plan, metadata["replaced"])
     return metadata
 
 
@@ -110,18 +118,6 @@ def _over_limit(job: JobConfig, counts: dict[str, Any]) -> bool:
     return not counts["written"] or sum(counts["rejected"].values()) > job.max_rejected * counts["rows"]
 
 
-def _forget_rejected(job: JobConfig, plan: Plan, done: list[dict[str, Any]]) -> None:
-    """Removes the done files of shards with rejected rows or nothing but filtered ones.
-
-    So the same command takes mended files again.
-    """
-    storage.remove(
-        storage.join(job.output, schema.shard_files(task.base)[2])
-        for task, part in zip(plan.tasks, done, strict=True)
-        if part["rejected"] or not part["utterances"]
-    )
-
-
 def _refusal(job: JobConfig, counts: dict[str, Any], ledger: list[LedgerRow]) -> str:
     first = [row for row in ledger if row.kind == "rejected"][:3] or ledger[:3]
     examples = "; ".join(f"{row.reason}: {row.audio_path or row.manifest} ({row.detail})" for row in first)
@@ -148,6 +144,7 @@ def _describe(job: JobConfig, plan: Plan, done: list[dict[str, Any]], counts: di
         "format_version": schema.FORMAT_VERSION,
         "generation": plan.generation,
         "edition": plan.edition,
+        "token": job.token,
         "fingerprint": recipe.fingerprint(),
         "feature_shape": recipe.feature_shape,
         "features": recipe.feature.features,
@@ -204,8 +201,8 @@ def _publish_table(job: JobConfig, table: pa.Table, name: str) -> dict[str, Any]
     return {"path": name, "rows": len(table), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _remove_unlisted(output: str, plan: Plan, names: set[str]) -> None:
-    storage.remove(storage.join(output, name) for name in sorted(names))
+def _remove_unlisted(output: str, plan: Plan, names: list[str]) -> None:
+    storage.remove(storage.join(output, name) for name in names)
     folders = [output, *(storage.join(output, split) for split in plan.shards)]
     storage.remove(path for folder in folders for path in storage.leftovers(folder))
 
@@ -218,10 +215,9 @@ class _CommitFn(beam.DoFn):
         self, _: None, done: Iterable[str], plan: Plan, rejected: Iterable[LedgerRow]
     ) -> Iterator[dict[str, Any]]:
         with recorded(self._job.output, self._job.token):
-            if len(list(done)) < len(plan.tasks):
-                raise CommitError(
-                    f"{len(plan.tasks)} shards were planned, but only {len(list(done))} are reported done"
-                )
+            reported = len(set(done))
+            if reported < len(plan.tasks):
+                raise CommitError(f"{len(plan.tasks)} shards were planned, but only {reported} are reported done")
             yield commit(self._job, plan, rejected)
 
 

@@ -91,6 +91,7 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
     """Runs one job and waits for it."""
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
+    options.refuse_local_paths(job, beam_options)
     storage.prepare(job.output)
     began, since = time.monotonic(), time.time()
     try:
@@ -99,6 +100,8 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
             graph.build(pipeline, job)
             result = pipeline.run()
             state = result.wait_until_finish()
+        if state != PipelineState.DONE:
+            raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
     except Exception as error:
         # Whatever the runner made of it: our own error, if a worker met one, says more.
         try:
@@ -107,7 +110,5 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
             verdict.forget(job.output, job.token)
             raise own from error
         raise
-    if state != PipelineState.DONE:
-        raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
     metadata = json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
     return RunResult(job.output, metadata, time.monotonic() - began, result)

@@ -170,6 +170,19 @@ def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> Pipelin
     return options
 
 
+def refuse_local_paths(job: JobConfig, beam_options: PipelineOptions) -> None:
+    """Workers of Dataflow have disks of their own: what they write there is gone with them.
+
+    Raises:
+        ConfigError: a local manifest or output for Dataflow.
+    """
+    local = [path for path in (*job.manifests, job.output) if storage.is_local(path)]
+    if local and _runner_name(beam_options.view_as(StandardOptions).runner or LOCAL_RUNNER) == "dataflowrunner":
+        raise ConfigError(
+            f"{local[0]} is a local path, which workers of Dataflow cannot reach: expected gs:// or s3://"
+        )
+
+
 def _choice_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--runner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,7 +11,7 @@ import apache_beam as beam
 
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, expected_ms, generation_of, make_plan
-from ge2e_transforms.schema import FORMAT, METADATA_FILE
+from ge2e_transforms.schema import FORMAT, FORMAT_VERSION, METADATA_FILE
 from ge2e_transforms.utterance import Utterance
 from pipeline import storage
 from pipeline.options import JobConfig
@@ -19,10 +20,10 @@ from pipeline.verdict import recorded
 SpeakerKey = tuple[str, str, str]
 
 
-def speaker_length(encoded: bytes) -> tuple[SpeakerKey, int]:
+def speaker_length(encoded: bytes, max_seconds: float) -> tuple[SpeakerKey, int]:
     """((speaker, split, source), expected milliseconds) of one row."""
     row = Utterance.from_bytes(encoded)
-    return (row.speaker_key, row.split, row.source), expected_ms(row)
+    return (row.speaker_key, row.split, row.source), expected_ms(row, max_seconds)
 
 
 def published(output: str) -> dict[str, Any]:
@@ -38,11 +39,16 @@ def published(output: str) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise PlanError(f"{path} was not written by this program, so it is not replaced: choose another --output")
+    if content and content.get("format_version") != FORMAT_VERSION:
+        raise PlanError(
+            f"{path} has format version {content.get('format_version')!r}, expected {FORMAT_VERSION}: choose another "
+            "--output, or the version of ge2e-features that wrote it"
+        )
     return content
 
 
-def choose_edition(job: JobConfig, summaries: Iterable[ManifestSummary]) -> int:
-    """Which edition of its dataset a job makes, given what stands in its output.
+def choose_edition(job: JobConfig, present: dict[str, Any], summaries: Iterable[ManifestSummary]) -> int:
+    """Which edition of its dataset a job makes, given the metadata that stands in its output.
 
     The one that stands there, if it is of the same content: its shards are adopted. With `overwrite` the
     next one, made anew (a killed attempt at it goes on with the same command). A first one otherwise.
@@ -50,13 +56,14 @@ def choose_edition(job: JobConfig, summaries: Iterable[ManifestSummary]) -> int:
     Raises:
         PlanError: a dataset of another content stands there, and there is no `overwrite`.
     """
-    present = published(job.output)
     edition: int = present.get("edition", 0)
     if not present:
         return 0
     generation = generation_of(summaries, job.plan, job.recipe, edition)
     if present.get("generation") == generation:
-        return edition + 1 if job.overwrite else edition
+        # A job that a cluster starts again after it has published is done.
+        again = job.overwrite and present.get("token") != job.token
+        return edition + 1 if again else edition
     if job.overwrite:
         return 0
     raise PlanError(
@@ -77,8 +84,10 @@ class _PlanDatasetFn(beam.DoFn):
     ) -> Iterator[Plan]:
         with recorded(self._job.output, self._job.token):
             speakers = (SpeakerTotal(*key, milliseconds) for key, milliseconds in totals)
-            edition = choose_edition(self._job, summaries)
-            yield make_plan(speakers, summaries, self._job.plan, self._job.recipe, edition)
+            present = published(self._job.output)
+            edition = choose_edition(self._job, present, summaries)
+            plan = make_plan(speakers, summaries, self._job.plan, self._job.recipe, edition)
+            yield dataclasses.replace(plan, standing=present.get("generation", ""))
 
 
 class PlanDataset(beam.PTransform):
@@ -94,7 +103,8 @@ class PlanDataset(beam.PTransform):
         rows, summaries = inputs
         totals = (
             rows
-            | "SpeakerLength" >> beam.Map(speaker_length).with_output_types(tuple[SpeakerKey, int])
+            | "SpeakerLength"
+            >> beam.Map(speaker_length, self._job.recipe.audio.max_seconds).with_output_types(tuple[SpeakerKey, int])
             | "SumBySpeaker" >> beam.CombinePerKey(sum)  # ((speaker, split, source), ms)
         )
         return (

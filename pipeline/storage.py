@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ from apache_beam.io.filesystems import FileSystems
 from ge2e_transforms.errors import ConfigError, MissingAudioError
 
 _TEMPORARY = ".tmp-"
+_HOST = platform.node()
+# No attempt at one file takes this long.
+_ABANDONED_S = 86400
 
 
 def is_local(path: str) -> bool:
@@ -68,6 +73,18 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
+def state(path: str) -> list[int] | None:
+    """What changes when a file does (size and time of change; on a store its size), None if there is none."""
+    if not is_local(path):
+        found = size(path)
+        return None if found is None else [found]
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):  # a name with a NUL byte is no file either
+        return None
+    return [status.st_size, status.st_ctime_ns]
+
+
 def sha256(path: str) -> str:
     """Checksum of a file as it is stored, 64 hex digits."""
     digest = hashlib.sha256()
@@ -102,6 +119,8 @@ def prepare(output: str) -> None:
     try:
         if is_local(output):
             Path(output).mkdir(parents=True, exist_ok=True)
+            if not os.access(output, os.W_OK | os.X_OK):
+                raise PermissionError("permission denied")
         else:
             FileSystems.get_filesystem(output)
     except (OSError, ValueError) as error:
@@ -120,7 +139,8 @@ def building(*finals: str) -> Iterator[tuple[Path, ...]]:
     local = is_local(finals[0])
     folder = Path(finals[0]).parent if local else Path(tempfile.mkdtemp(prefix="ge2e-"))
     folder.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex
+    # Host and process, so that what a killed attempt left can be told from what another one still writes.
+    token = f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex}"
     paths = tuple(folder / f"{Path(final).name}{_TEMPORARY}{token}" for final in finals)
     try:
         yield paths
@@ -175,7 +195,19 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def leftovers(folder: str) -> list[str]:
-    """Temporary files in a local folder that a killed attempt left."""
+    """Temporary files in a local folder that a killed attempt left: its process is gone, or a day has passed."""
     if not is_local(folder) or not Path(folder).is_dir():
         return []
-    return sorted(str(path) for path in Path(folder).glob(f"*{_TEMPORARY}*"))
+    return sorted(str(path) for path in Path(folder).glob(f"*{_TEMPORARY}*") if _abandoned(path))
+
+
+def _abandoned(path: Path) -> bool:
+    host, _, rest = path.name.rpartition(_TEMPORARY)[2].rpartition("-")[0].rpartition("-")
+    try:
+        if host == _HOST and rest.isdigit():
+            os.kill(int(rest), 0)  # asks whether the process is there
+        return time.time() - path.stat().st_mtime > _ABANDONED_S
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except PermissionError:
+        return False

@@ -21,7 +21,7 @@ from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.schema import shard_files
 from ge2e_transforms.shards import ShardWriter
-from ge2e_transforms.utterance import Utterance
+from ge2e_transforms.utterance import Utterance, audio_location
 from pipeline import metrics, storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
@@ -43,13 +43,14 @@ def finished(output: str, task: ShardTask) -> dict[str, Any] | None:
     return done if present == expected else None
 
 
-def adoptable(output: str, task: ShardTask) -> dict[str, Any] | None:
-    """As `finished`, if the files are also what was written to the byte.
+def adoptable(output: str, task: ShardTask, *, published: bool) -> dict[str, Any] | None:
+    """As `finished`, if the files are also what was written to the byte, and no rejected file has changed since.
 
-    Reading them again costs a fraction of making them, and damage on the disk would be published otherwise.
+    Reading the shard again costs a fraction of making it, and damage on the disk would be published otherwise. A
+    recording that was away or broken for a while must not stay rejected; but what is published stays as it is.
     """
     done = finished(output, task)
-    if done is None:
+    if done is None or (not published and done["faults"] != _states(done["faults"])):
         return None
     for name, kind in zip(shard_files(task.base), ("records", "index"), strict=False):
         path = storage.join(output, name)
@@ -66,10 +67,22 @@ def write_shard(
     writer = ShardWriter(task, extractor, sources, storage.audio_source)
     with storage.building(records_path, index_path) as (records_file, index_file):
         done = writer.write(rows, records_file, index_file)
+    done["faults"] = _states(_faulty(done))
     # For questions about one machine or process later; the digest of a dataset leaves it out.
     done["written_by"] = f"{platform.node()}:{os.getpid()}"
     storage.write_bytes(done_path, json.dumps(done).encode())
     return done
+
+
+def _faulty(done: dict[str, Any]) -> list[str]:
+    """Recordings that were rejected, and those that were filtered from a shard that holds nothing else."""
+    rows = [LedgerRow(*entry) for entry in done["ledger"]]
+    lost = [row for row in rows if row.stage != "manifest" and (row.kind == "rejected" or not done["utterances"])]
+    return sorted({audio_location(row.manifest, row.audio_path) for row in lost})
+
+
+def _states(locations: Iterable[str]) -> dict[str, list[int] | None]:
+    return {location: storage.state(location) for location in locations}
 
 
 class _WriteShardsFn(beam.DoFn):
@@ -88,7 +101,7 @@ class _WriteShardsFn(beam.DoFn):
         number, encoded = element
         task = plan.tasks[number]
         with recorded(self._job.output, self._job.token):
-            done = adoptable(self._job.output, task)
+            done = adoptable(self._job.output, task, published=plan.standing == plan.generation)
             if done is None:
                 assert self._extractor is not None  # set up by Beam before any element
                 rows = map(Utterance.from_bytes, filter(None, encoded))

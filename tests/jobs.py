@@ -66,7 +66,10 @@ def planned(config: JobConfig) -> Planned:
         rejected += bad
         rows += [item for item in items if isinstance(item, Utterance)]
         summaries.append(ManifestSummary(path, sha256(Path(path)), len(items), len(bad)))
-    totals = [SpeakerTotal(row.speaker_key, row.split, row.source, expected_ms(row)) for row in rows]
+    totals = [
+        SpeakerTotal(row.speaker_key, row.split, row.source, expected_ms(row, config.recipe.audio.max_seconds))
+        for row in rows
+    ]
     plan = make_plan(totals, summaries, config.plan, config.recipe)
     shards = {number: [b""] for number in range(len(plan.tasks))}
     for row in rows:

@@ -243,7 +243,11 @@ FAULTS: dict[str, tuple[bytes, type[DataError], str]] = {
     "less than a header": (b".snd", CorruptAudioError, "libsndfile fails inside of it: Format not recognised"),
     "17 channels": (riff(bytes(34), channels=17), OverLimitError, "17 channels: expected 1 to max_channels=16"),
     "rate": (riff(bytes(4), rate=384001), OverLimitError, "384001 Hz: expected 1 to max_input_rate_hz=384000"),
-    "long": (riff(bytes(2 * 601 * 100), rate=100), OverLimitError, r"601\.0 s or more: .* max_seconds=600"),
+    "long": (
+        riff(bytes(2 * 601 * 100), rate=100),
+        OverLimitError,
+        r"601\.0 s or more of 1 channel\(s\) at 100 Hz: .*=600",
+    ),
     "wav cut": (made("wav")[:-2], TruncatedAudioError, "its end is missing"),
     "flac cut": (made("flac")[: len(made("flac")) // 2], TruncatedAudioError, r"the end (of the FLAC )?is missing"),
     "flac cut in its last frame": (made("flac")[:-1], TruncatedAudioError, r"the end (of the FLAC )?is missing"),
@@ -522,13 +526,21 @@ def test_limit_holds_while_decoding(
 
 def test_memory_is_bounded_when_a_header_lies() -> None:
     block = 4 * decoders._BLOCK
-    day = AudioConfig(max_seconds=86400)
+    day = AudioConfig(max_seconds=86400, max_decoded_mib=65536)
     flac = patched(made("flac"), 22, struct.pack(">I", 16000 * 86000))
     assert peak_of(refused(flac, day, TruncatedAudioError)) < 1.1 * block
     assert peak_of(lambda: decode(streamed_flac(), day)) < 1.1 * block
     wav = patched(made("wav"), 40, b"\xff\xff\xff\xff")
     assert peak_of(lambda: decode(wav, day)) < 1 << 20
     assert peak_of(refused(patched(wav, 40, b"\0\0\0\x7f"), day, TruncatedAudioError)) < 1 << 20
+
+
+def test_many_channels_at_a_high_rate_are_over_the_limit_of_memory() -> None:
+    """Only seconds were limited: 94 kB of FLAC took 741 MiB."""
+    loud = synth.encoded(np.full((48000, 8), 0.5), 48000, "FLAC")
+    assert decode(loud, AudioConfig(max_decoded_mib=2)).samples.shape == (48000, 8)
+    with pytest.raises(OverLimitError, match=r"1\.0 s or more of 8 channel\(s\) at 48000 Hz: .* max_decoded_mib=1;"):
+        decode(loud, AudioConfig(max_decoded_mib=1))
 
 
 def test_short_blocks_do_not_keep_long_ones_alive() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from ge2e_transforms.verify import verify
 from pipeline import storage
 from pipeline.commit import CommitDataset, commit, listed_files
 from pipeline.options import JobConfig
+from pipeline.write import adoptable
 
 HEADER = "audio_path,speaker_id,source,split,session_id"
 
@@ -214,16 +216,20 @@ def test_a_shard_that_is_not_finished_is_refused(ready: tuple[JobConfig, Planned
 def test_too_many_rejected_rows_publish_nothing_and_are_taken_again(ready: tuple[JobConfig, Planned]) -> None:
     config, made = ready
     strict = job(config.output, *config.manifests, max_rejected=0.1)
-    before = files_in(Path(config.output))
+    before = digests(Path(config.output))
     message = (
         r"2 of 15 rows were rejected, more than --max_rejected=0\.1 \(filtered \{'too_short': 1\}, rejected "
         r"\{'bad_row': 1, 'missing': 1\}\)\. First: bad_row: .*m\.csv \(.*missing: gone\.wav .*Nothing was published"
     )
     with pytest.raises(CommitError, match=message):
         commit(strict, made.plan, made.rejected)
-    # The shard with the missing file must be written again; the one with the short file need not.
-    with_fault = [task for task in made.plan.tasks if task.label == 1]
-    assert before - files_in(Path(config.output)) == {shard_files(with_fault[0].base)[2]}
+    assert digests(Path(config.output)) == before
+    assert all(adoptable(config.output, task, published=False) for task in made.plan.tasks)
+    # The shard with the missing file is written again when it is there; the one with the short file need not.
+    (Path(config.manifests[0]).parent / "gone.wav").touch()
+    again = [task.label for task in made.plan.tasks if not adoptable(config.output, task, published=False)]
+    assert again == [1]
+    assert all(adoptable(config.output, task, published=True) for task in made.plan.tasks)
 
 
 def test_filtered_rows_do_not_count_against_the_limit(ready: tuple[JobConfig, Planned]) -> None:
@@ -239,7 +245,9 @@ def test_nothing_written_is_refused_whatever_the_limit(tmp_path: Path) -> None:
     made = write_all(config)
     with pytest.raises(CommitError, match=r"none of the 2 rows could be written .*First: missing: a\.wav"):
         commit(config, made.plan, made.rejected)
-    assert files_in(tmp_path / "out") == set()
+    assert files_in(tmp_path / "out") == {shard_files(task.base)[2] for task in made.plan.tasks}
+    (tmp_path / "a.wav").touch()
+    assert [bool(adoptable(config.output, task, published=False)) for task in made.plan.tasks] == [False, True]
 
 
 def test_a_published_dataset_is_not_harmed_by_a_later_refusal(ready: tuple[JobConfig, Planned]) -> None:
@@ -262,7 +270,8 @@ def test_files_of_the_dataset_before_are_removed_and_those_of_others_are_not(
     (root / "train" / "notes.txt").write_text("mine")
     for place in (root, root / "train"):  # of attempts that were killed
         (place / "features.tfrecord.tmp-0123").write_text("half")
-    other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1))
+        os.utime(place / "features.tfrecord.tmp-0123", (0, 0))
+    other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=True)
     made = write_all(other)
     metadata = commit(other, made.plan, made.rejected)
     assert metadata_of(root) == metadata
@@ -270,6 +279,58 @@ def test_files_of_the_dataset_before_are_removed_and_those_of_others_are_not(
     assert not old & files_in(root)
     assert files_in(root) - listed_files(metadata) == {"metadata.json", "notes.txt", "train/notes.txt"}
     verify(Dataset.open(root))
+
+
+def test_a_dataset_that_another_job_published_meanwhile_is_not_replaced(
+    ready: tuple[JobConfig, Planned], corpus: Path
+) -> None:
+    """Two jobs into one empty folder: the second to end wiped the first one's dataset."""
+    config, _ = ready
+    other = job(config.output, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1))
+    made = write_all(other)
+    publish(ready)
+    before = digests(Path(config.output))
+    with pytest.raises(
+        CommitError, match=r"another job has published generation \w{8} .* since this one .* was planned"
+    ):
+        commit(other, made.plan, made.rejected)
+    assert digests(Path(config.output)) == before
+
+
+def test_an_attempt_after_one_that_died_removes_what_was_replaced(
+    ready: tuple[JobConfig, Planned], corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of the dataset before stayed for ever if Commit died right after metadata.json."""
+    config, _ = ready
+    root = Path(config.output)
+    old = listed_files(publish(ready))
+    other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=True)
+    made = write_all(other)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.commit._remove_unlisted", interrupt)
+        commit(other, made.plan, made.rejected)
+    assert old <= files_in(root)
+    commit(other, made.plan, made.rejected)
+    assert not old & files_in(root)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_only_files_with_names_of_ours_are_removed(ready: tuple[JobConfig, Planned], corpus: Path) -> None:
+    """Paths that metadata gives were deleted unchecked, outside of the folder too."""
+    config, _ = ready
+    root = Path(config.output)
+    publish(ready)
+    (root.parent / "precious.txt").write_text("mine")
+    metadata = metadata_of(root)
+    metadata["speakers"]["path"] = "../precious.txt"
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=True)
+    made = write_all(other)
+    commit(other, made.plan, made.rejected)
+    assert (root.parent / "precious.txt").read_text() == "mine"
 
 
 def test_metadata_comes_last(ready: tuple[JobConfig, Planned], monkeypatch: pytest.MonkeyPatch) -> None:

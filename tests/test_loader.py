@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,19 @@ def test_reading_needs_neither_tensorflow_nor_audio_libraries(root: Path):
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_datasets_that_are_gone_leave_no_stream_behind(root: Path) -> None:
+    """TensorFlow keeps the function of a numpy_function for ever, and with it kept files, index and plans."""
+    streams = []
+    for _ in range(3):
+        loader = GE2EDatasetLoader(root)
+        batches = loader.get_train_dataset()
+        streams.append(weakref.ref(batches.ge2e_stream))
+        iterator = iter(batches.map(lambda examples, labels: labels))
+        del loader, batches
+        gc.collect()
+        assert len(next(iterator)) == 12  # an iterator keeps what it reads from
+        del iterator
+    gc.collect()
+    assert [stream() for stream in streams] == [None] * 3

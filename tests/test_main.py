@@ -201,7 +201,7 @@ def test_too_many_rejected_rows_then_mended_files(tmp_path: Path) -> None:
         run_here(manifest, out)
     assert not (out / "metadata.json").exists()
     assert not list(out.glob("failed-*"))
-    assert len(done_files(out)) == 3
+    assert len(done_files(out)) == 4
 
     (tmp_path / "aside.wav").rename(hidden)
     found = counters(run_here(manifest, out).pipeline_result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterable
@@ -16,10 +17,10 @@ from jobs import files_in, job
 
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, make_plan
-from ge2e_transforms.schema import FORMAT
+from ge2e_transforms.schema import FORMAT, FORMAT_VERSION
 from ge2e_transforms.utterance import Utterance
 from pipeline.options import JobConfig
-from pipeline.plan import GroupByShard, PlanDataset, choose_edition, published, speaker_length
+from pipeline.plan import GroupByShard, PlanDataset, published, speaker_length
 
 SUMMARY = ManifestSummary("/m.csv", "0" * 64, 9, 0)
 
@@ -55,7 +56,7 @@ def groups_of(plan: Plan, rows: list[bytes], expected: list[tuple[int, list[byte
 
 
 def test_length_of_a_row_counts_for_its_speaker_split_and_source() -> None:
-    assert speaker_length(row("s1", "a", "test", seconds=1.5)) == (("ns/s1", "test", "corpus"), 1500)
+    assert speaker_length(row("s1", "a", "test", seconds=1.5), 600) == (("ns/s1", "test", "corpus"), 1500)
 
 
 def test_one_plan_from_all_rows_and_summaries(tmp_path: Path) -> None:
@@ -106,16 +107,18 @@ def test_a_verdict_that_stands_fails_the_stage_at_once(tmp_path: Path) -> None:
 
 
 def test_a_dataset_of_other_rows_is_only_replaced_on_request(tmp_path: Path) -> None:
-    present = {"format": FORMAT, "generation": "01234567"}
+    present = {"format": FORMAT, "format_version": FORMAT_VERSION, "generation": "01234567"}
     (tmp_path / "metadata.json").write_text(json.dumps(present))
     rows, config = [row("s1", "a")], job(tmp_path)
     expected = make_plan([SpeakerTotal("ns/s1", "", "corpus", 2000)], [SUMMARY], config.plan, config.recipe)
     message = f"complete dataset .generation 01234567.* .generation {expected.generation}.: give --overwrite"
     with pytest.raises(PlanError, match=message):
         plan_of(config, rows, [SUMMARY], [])
-    plan_of(job(tmp_path, overwrite=True, token="2"), rows, [SUMMARY], [expected])
+    stood = dataclasses.replace(expected, standing="01234567")
+    plan_of(job(tmp_path, overwrite=True, token="2"), rows, [SUMMARY], [stood])
     (tmp_path / "metadata.json").write_text(json.dumps({**present, "generation": expected.generation}))
-    plan_of(job(tmp_path, token="3"), rows, [SUMMARY], [expected])
+    again = dataclasses.replace(expected, standing=expected.generation)
+    plan_of(job(tmp_path, token="3"), rows, [SUMMARY], [again])
 
 
 def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> None:
@@ -124,25 +127,34 @@ def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> 
     editions = [make_plan(totals, [SUMMARY], config.plan, config.recipe, edition) for edition in range(3)]
     assert len({plan.generation for plan in editions}) == 3
     for present, following in itertools.pairwise(editions):
-        stands = {"format": FORMAT, "generation": present.generation, "edition": present.edition}
+        stands = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "generation": present.generation,
+            "edition": present.edition,
+        }
         (tmp_path / "metadata.json").write_text(json.dumps(stands))
-        plan_of(config, rows, [SUMMARY], [following])
-        plan_of(job(tmp_path), rows, [SUMMARY], [present])
+        plan_of(config, rows, [SUMMARY], [dataclasses.replace(following, standing=present.generation)])
+        kept = dataclasses.replace(present, standing=present.generation)
+        plan_of(job(tmp_path), rows, [SUMMARY], [kept])
+        (tmp_path / "metadata.json").write_text(json.dumps({**stands, "token": config.token}))
+        plan_of(config, rows, [SUMMARY], [kept])  # started again after it had published
 
 
 def test_published_metadata_is_ours_or_refused(tmp_path: Path) -> None:
     assert published(str(tmp_path)) == {}
-    (tmp_path / "metadata.json").write_text(json.dumps({"format": FORMAT, "generation": "01234567"}))
+    (tmp_path / "metadata.json").write_text(
+        json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "generation": "01234567"})
+    )
     assert published(str(tmp_path))["generation"] == "01234567"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"format": "other"}', b"\xff\xfe\x00"])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: bytes, overwrite: bool) -> None:
+def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: bytes) -> None:
     """It was only found out at commit, after all the work."""
     (tmp_path / "metadata.json").write_bytes(content)
     with pytest.raises(PlanError, match=r"metadata.json was not written by this program.*choose another --output"):
-        choose_edition(job(tmp_path, overwrite=overwrite), [SUMMARY])
+        published(str(tmp_path))
 
 
 def test_rows_go_to_the_shards_of_their_speakers() -> None:

@@ -247,11 +247,11 @@ def test_of_doubles_the_first_by_manifest_and_position_stays(folder, tmp_path):
     assert written.done["rejected"] == {"doubled_utterance": 2}
 
 
-def test_the_double_of_a_bad_row_does_not_take_its_place(folder, tmp_path):
+def test_the_double_of_a_bad_row_takes_its_place(folder, tmp_path):
     bad = row(folder, "s", "u", position=1)._replace(audio_path=str(folder / "nowhere.wav"))
     written = Written(tmp_path / "1", [bad, row(folder, "s", "u", position=2)])
-    assert written.index == []
-    assert written.done["rejected"] == {"doubled_utterance": 1, "missing": 1}
+    assert len(written.index) == 1
+    assert [(entry.position, entry.reason) for entry in written.ledger] == [(1, "missing")]
 
 
 def test_bad_rows_are_in_the_ledger_and_the_rest_is_unharmed(folder, tmp_path):

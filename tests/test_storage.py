@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
+import platform
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -163,16 +168,21 @@ def test_reading_leaves_compression_alone(tmp_path: Path) -> None:
     assert storage.read_bytes(str(tmp_path / "a.csv.gz")) == packed
 
 
-def test_leftovers_are_temporary_files_only(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), storage.building(str(tmp_path / "a.tfrecord")) as (path,):
-        path.write_bytes(b"half")
-        kept = path.name
-        (tmp_path / "copy").write_bytes(b"x")
-        path.rename(tmp_path / "moved aside")  # as if the process had died here
-        raise KeyError
-    (tmp_path / "moved aside").rename(tmp_path / kept)
-    (tmp_path / "a.tfrecord").touch()
-    assert storage.leftovers(str(tmp_path)) == [str(tmp_path / kept)]
+def test_leftovers_are_of_dead_processes_or_a_day_old(tmp_path: Path) -> None:
+    """All temporary files were removed, those of attempts that were still writing too."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    host = platform.node()
+    for name in (f"a.tmp-{host}-{ended.pid}-1", f"b.tmp-{host}-{os.getpid()}-2", "c.tmp-elsewhere-1-3", "d.tmp-x", "e"):
+        (tmp_path / name).touch()
+    with storage.building(str(tmp_path / "f")) as (path,):
+        path.touch()
+        assert storage.leftovers(str(tmp_path)) == [f"{tmp_path}/a.tmp-{host}-{ended.pid}-1"]
+    two_days_ago = time.time() - 2 * 86400
+    for path in tmp_path.iterdir():
+        os.utime(path, (two_days_ago, two_days_ago))
+    names = {Path(path).name[0] for path in storage.leftovers(str(tmp_path))}
+    assert names == {"a", "b", "c", "d"}
     assert storage.leftovers(str(tmp_path / "nothing")) == []
     assert storage.leftovers("memory://b") == []
 

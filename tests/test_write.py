@@ -19,6 +19,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from jobs import Planned, counters, digests, done_contents, files_in, job, pids, planned, stamps, write_rows
 
+from ge2e_transforms import shards
 from ge2e_transforms.errors import LedgerRow, PlanError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import Plan, PlanConfig
@@ -277,6 +278,7 @@ def test_a_disk_that_fails_for_a_moment_fails_the_job_and_becomes_no_ledger_row(
         return really_open(self, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0, 0.0))
     config = job(tmp_path / "out", corpus)
     made = planned(config)
     with pytest.raises(Exception, match="Input/output error"):
@@ -285,6 +287,23 @@ def test_a_disk_that_fails_for_a_moment_fails_the_job_and_becomes_no_ledger_row(
 
     monkeypatch.undo()
     write(config, made, faults(corpus))
+    assert sum(content["utterances"] for content in done_contents(tmp_path / "out")) == 9
+
+
+def test_a_disk_that_fails_once_is_tried_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_open = Path.open
+    failures = [errno.EIO, errno.ESTALE]
+
+    def failing(self: Path, *arguments: Any, **named: Any) -> Any:
+        if self.name == "1.wav" and failures:
+            raise OSError(failures.pop(), "for a moment", str(self))
+        return really_open(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0, 0.0))
+    config = job(tmp_path / "out", corpus)
+    write(config, planned(config), faults(corpus))
+    assert failures == []
     assert sum(content["utterances"] for content in done_contents(tmp_path / "out")) == 9
 
 

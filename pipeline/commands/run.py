@@ -54,9 +54,14 @@ def split_table(metadata: dict[str, Any]) -> Table:
 
 
 def small_splits(metadata: dict[str, Any]) -> list[str]:
-    """Splits that hold fewer speakers than a batch of the size that the metadata proposes."""
-    wanted = metadata["speakers_per_batch"]
+    """Splits that hold fewer speakers than a batch of the size that the metadata proposes, or none at all."""
+    wanted, plan = metadata["speakers_per_batch"], metadata["plan"]
+    drawn = [split for split in ("test", "valid") if plan[f"{split}_fraction"] or plan[f"{split}_speakers"]]
     return [
+        f"no speaker was drawn for split {split!r}: ask for a larger --{split}_fraction"
+        for split in drawn
+        if split not in metadata["splits"]
+    ] + [
         f"split {split!r} has {counts['speakers']} speakers, fewer than the {wanted} of a batch: "
         f"the loader will use {counts['speakers']} there"
         for split, counts in metadata["splits"].items()
