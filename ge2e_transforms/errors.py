@@ -31,6 +31,10 @@ class CommitError(Ge2eError, RuntimeError):
     """A finished job may not be published (sums that do not balance, too many rejected rows)."""
 
 
+class StorageError(Ge2eError, OSError):
+    """The output cannot take what is written to it: no space left, no permission."""
+
+
 class DatasetError(Ge2eError, RuntimeError):
     """A dataset folder is missing, incomplete, changed or contradicts itself."""
 

@@ -149,8 +149,10 @@ def _columns(names: tuple[str, ...]) -> tuple[_Pick, list[str]]:
     """A function from the values under `names`, and one for what is absent, to those of `COLUMNS`; other names."""
     places: dict[str, int] = {}
     unknown = []
+    # NeMo's lists for speaker recognition; elsewhere a label may be anything.
+    labelled = "audio_filepath" in names and not {"speaker", "speaker_id"}.intersection(names)
     for place, name in enumerate(names):
-        column = _SPELLINGS.get(name.strip())
+        column = "speaker_id" if labelled and name == "label" else _SPELLINGS.get(name.strip())
         if column is None:
             unknown.append(name)
         elif column in places:

@@ -12,23 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
-from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
 from ge2e_transforms.errors import CommitError
 from ge2e_transforms.schema import METADATA_FILE
-from pipeline import graph, options, progress, storage, verdict
+from pipeline import graph, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
+from pipeline.read import expand_manifests
 
 # One thread per worker process: the recipe calls no BLAS, and libraries that start pools of threads on
 # import would only crowd the other workers. Processes that Beam starts inherit it.
@@ -72,43 +70,35 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return arguments[:cut], arguments[cut + 1 :]
 
 
-def local_processes(beam_options: PipelineOptions) -> FnApiRunner | None:
-    """The local runner with worker processes, where the options ask for it; None leaves the choice to Beam.
-
-    Beam's own way (`direct_running_mode`) hands the path of Python to a shell unquoted: with a space in it no worker
-    ever starts, and the job waits for them without end.
-    """
-    direct = beam_options.view_as(DirectOptions)
-    name = beam_options.view_as(StandardOptions).runner
-    if name != options.LOCAL_RUNNER or direct.direct_running_mode != "multi_processing":
-        return None
-    direct.direct_running_mode = None
-    command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
-
-
 def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
     """Runs one job and waits for it."""
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
     options.refuse_local_paths(job, beam_options)
+    if all(map(storage.is_local, job.manifests)):
+        expand_manifests(job.manifests)  # told here, not when the workers have started
     storage.prepare(job.output)
     began, since = time.monotonic(), time.time()
-    try:
-        with progress.shown(job.output, since):
-            pipeline = beam.Pipeline(runner=local_processes(beam_options), options=beam_options)
-            graph.build(pipeline, job)
-            result = pipeline.run()
-            state = result.wait_until_finish()
+    with local.worker_log() as log, interrupt.interruptible(), _named_errors(job), progress.shown(job.output, since):
+        pipeline = beam.Pipeline(runner=local.worker_processes(beam_options, log), options=beam_options)
+        graph.build(pipeline, job)
+        result = pipeline.run()
+        state = result.wait_until_finish()
         if state != PipelineState.DONE:
             raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
+    metadata = json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
+    return RunResult(job.output, metadata, time.monotonic() - began, result)
+
+
+@contextmanager
+def _named_errors(job: JobConfig) -> Iterator[None]:
+    """Whatever a runner makes of an error: our own, if a worker met one, is raised in its place."""
+    try:
+        yield
     except Exception as error:
-        # Whatever the runner made of it: our own error, if a worker met one, says more.
         try:
             verdict.raise_if_any(job.output, job.token)
         except Exception as own:
             verdict.forget(job.output, job.token)
             raise own from error
         raise
-    metadata = json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
-    return RunResult(job.output, metadata, time.monotonic() - began, result)

@@ -7,7 +7,6 @@ import logging
 import os
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
@@ -125,8 +124,8 @@ def job_config(args: argparse.Namespace) -> JobConfig:
     given.update(dict(map(parse_setting, args.settings)))
     plan = PlanConfig(**{name: getattr(args, name) for name in PlanConfig.__dataclass_fields__ if hasattr(args, name)})
     return JobConfig(
-        manifests=tuple(map(_absolute, args.manifest)),
-        output=_absolute(args.output),
+        manifests=tuple(_absolute("--manifest", path) for path in args.manifest),
+        output=_absolute("--output", args.output),
         recipe=recipe.replace(**given),
         plan=plan,
         max_rejected=args.max_rejected,
@@ -137,9 +136,11 @@ def job_config(args: argparse.Namespace) -> JobConfig:
     )
 
 
-def _absolute(path: str) -> str:
-    """Workers may stand in another folder than the program."""
-    return str(Path(path).absolute()) if storage.is_local(path) else path
+def _absolute(flag: str, path: str) -> str:
+    """Workers may stand in another folder than the program; one place has one spelling."""
+    if not path:
+        raise ConfigError(f"{flag} is empty: expected a path (an unset shell variable?)")
+    return os.path.abspath(path) if storage.is_local(path) else path  # noqa: PTH100 (Path keeps '..')
 
 
 def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> PipelineOptions:
@@ -158,6 +159,8 @@ def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> Pipelin
         logging.getLogger(__name__).info("DirectRunner: running on Beam's %s", LOCAL_RUNNER)
     if name in ("directrunner", LOCAL_RUNNER.lower()):
         choice.runner = LOCAL_RUNNER
+        if (choice.direct_num_workers or 0) < 0:
+            raise ConfigError(f"--direct_num_workers={choice.direct_num_workers}: expected 0 (all cores) or more")
         choice.direct_num_workers = choice.direct_num_workers or os.cpu_count() or 1
         # One worker needs no process of its own.
         default_mode = "in_memory" if choice.direct_num_workers == 1 else "multi_processing"

@@ -6,6 +6,7 @@ local scratch disk and uploaded under its final name: objects appear whole, and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -21,9 +22,10 @@ from typing import BinaryIO, cast
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from ge2e_transforms.errors import ConfigError, MissingAudioError
+from ge2e_transforms.errors import ConfigError, MissingAudioError, StorageError
 
 _TEMPORARY = ".tmp-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _HOST = platform.node()
 # No attempt at one file takes this long.
 _ABANDONED_S = 86400
@@ -149,6 +151,13 @@ def building(*finals: str) -> Iterator[tuple[Path, ...]]:
                 _publish(path, final)
             else:
                 remove([final])
+    except OSError as error:
+        if error.errno not in _FULL or isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{finals[0]} cannot be written ({error.strerror}): make room for it in {folder}, or mend its permissions, "
+            "and run the same command again; finished shards are kept"
+        ) from error
     finally:
         for path in paths:
             path.unlink(missing_ok=True)

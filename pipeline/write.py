@@ -23,6 +23,7 @@ from ge2e_transforms.schema import shard_files
 from ge2e_transforms.shards import ShardWriter
 from ge2e_transforms.utterance import Utterance, audio_location
 from pipeline import metrics, storage
+from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
 
@@ -67,6 +68,7 @@ def write_shard(
     writer = ShardWriter(task, extractor, sources, storage.audio_source)
     with storage.building(records_path, index_path) as (records_file, index_file):
         done = writer.write(rows, records_file, index_file)
+        raise_if_interrupted()
     done["faults"] = _states(_faulty(done))
     # For questions about one machine or process later; the digest of a dataset leaves it out.
     done["written_by"] = f"{platform.node()}:{os.getpid()}"

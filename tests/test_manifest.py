@@ -568,3 +568,17 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         write_manifest(tmp_path / "no" / "m.csv", [])
     with pytest.raises(ManifestError, match=r"cannot be written here: .*Is a directory"):
         write_manifest(tmp_path, [])
+
+
+def test_nemo_speaker_lists_have_the_speaker_as_label():
+    line = b'{"audio_filepath": "a.wav", "offset": 0, "duration": 2.5, "label": "spk7"}\n'
+    (row,) = read_rows(io.BytesIO(line), "/m/nemo.jsonl")
+    assert (row.speaker_id, row.offset_s, row.duration_s) == ("spk7", 0.0, 2.5)
+
+
+def test_a_label_beside_a_speaker_is_another_column():
+    line = b'{"audio_filepath": "a.wav", "speaker": "s", "label": "happy"}\n'
+    (row,) = read_rows(io.BytesIO(line), "/m/nemo.jsonl")
+    assert row.speaker_id == "s"
+    (row,) = read_rows(io.BytesIO(b"audio_path,speaker_id,label\na.wav,s,happy\n"), "/m/m.csv")
+    assert row.speaker_id == "s"
