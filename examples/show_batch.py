@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def silent_stderr() -> Iterator[None]:
 
 
 def show(dataset: str, picture: Path | None) -> None:
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"  # what is said, not where in the code
     loader = GE2EDatasetLoader(root_dir=dataset)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # one batch needs no GPU, and TensorFlow would fill its memory
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -90,6 +90,8 @@ class FeatureExtractor:
             kind = np.asarray(waveform).dtype
             raise ConfigError(f"a waveform of {kind} cannot be used: expected floats in [-1, 1]; divide PCM16 by 32768")
         samples = np.ascontiguousarray(waveform, dtype=np.float32)
+        if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > self.recipe.audio.max_channels):
+            raise ConfigError(f"a waveform of shape {samples.shape} cannot be used: expected [n] or [n, channels]")
         if not np.isfinite(samples).all():
             raise NonFiniteAudioError("the waveform holds NaN or infinity")
         mono = audio.to_mono(audio.Recording(samples, rate_hz), self.recipe.audio.channel)

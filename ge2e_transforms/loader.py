@@ -59,7 +59,7 @@ class _Stream:
             )
             n = supply.eligible
         self.sampler = Sampler(supply, n)
-        _say_if_little(split, self.sampler.coverage(), options)
+        _say_what_is_left(split, self.sampler.coverage(), options)
         self._reader = CropReader(dataset, split, options.crop_frames, options.short, normalize)
         self._plans: dict[int, Plan] = {}
         self._lock = threading.Lock()
@@ -78,16 +78,29 @@ class _Stream:
             return self._plans[epoch]
 
 
-def _say_if_little(split: str, coverage: dict[str, int], options: SamplingOptions) -> None:
+def _say_what_is_left(split: str, coverage: dict[str, int], options: SamplingOptions) -> None:
     used, later, epochs = (coverage[name] for name in ("used", "left_for_later_epochs", "epochs_for_all"))
+    left_out = coverage["speakers"] - coverage["eligible_speakers"]
+    notes = []
+    if left_out:
+        notes.append(
+            f"leaves out {left_out} of {coverage['speakers']} speakers, who hold fewer than "
+            f"{options.utterances_per_speaker} crops: under_m='repeat' takes them"
+        )
+    if coverage["repeated_utterances"]:
+        notes.append(
+            f"takes {coverage['repeated_utterances']} crops from an utterance that its group of "
+            f"{options.utterances_per_speaker} holds already, as speakers have too few: "
+            "distinct='strict' leaves them out"
+        )
     if later > used:
         more = "fewer speakers_per_batch" + (", or speakers='proportional'" if options.exponent < 1 else "")
-        warnings.warn(
-            f"an epoch of split {split!r} takes {used} of {coverage['slots']} crops and leaves {later} to later epochs "
-            f"(about {epochs} for all), since rich speakers give as many as others, and none is twice in a batch. "
-            f"More in an epoch: {more}",
-            stacklevel=5,
+        notes.append(
+            f"takes {used} of {coverage['slots']} crops and leaves {later} to later epochs (about {epochs} for all), "
+            f"since speakers with much speech give no more than the others: for more in an epoch {more}"
         )
+    for note in notes:
+        warnings.warn(f"an epoch of split {split!r} {note}", stacklevel=5)
 
 
 class BatchLoader:

@@ -211,7 +211,10 @@ def _check_sha256(path: Path, expected: str) -> None:
             with path.open("rb") as stream:
                 for _ in records.read_records(stream, str(path)):
                     pass
-        raise CorruptRecordError(f"{path}: sha256 is {digest.hexdigest()}, expected {expected}: the file was changed")
+        raise CorruptRecordError(
+            f"{path}: sha256 is {digest.hexdigest()}, expected {expected}: the file was changed. The same `ge2e run` "
+            "command makes a damaged shard anew"
+        )
 
 
 def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:

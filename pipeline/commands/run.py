@@ -35,6 +35,8 @@ def print_summary(output: str, metadata: dict[str, Any], wall_seconds: float) ->
     for kind in ("filtered", "rejected"):
         reasons = ", ".join(f"{reason} {number}" for reason, number in counts[kind].items())
         console.print(f"{kind:<10} {sum(counts[kind].values())}{f' ({reasons})' if reasons else ''}")
+    if counts["filtered"] or counts["rejected"]:
+        console.print(f"ledger     {output}/{metadata['ledger']['path']}")
     console.print(split_table(metadata))
     console.print(f"wall time  {wall_seconds:.1f} s, {seconds / wall_seconds:.0f} x real time")
     for warning in small_splits(metadata):
