@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import logging
+import re
 import sys
 from collections.abc import Sequence
 
@@ -11,16 +13,24 @@ from ge2e_transforms import __version__
 from ge2e_transforms.errors import Ge2eError
 from pipeline.commands import inspect, manifest, run, verify
 
-# Beam passes on here what its worker processes log. One warning comes from each at its start, about a folder that
-# only containers have.
+# Beam passes on here what its worker processes log, as the text of a protocol message.
 _WORKER_LOG = "apache_beam.runners.portability.local_job_service"
+_WORKER_MESSAGE = re.compile(r'message: "((?:[^"\\]|\\.)*)"')
+
+
+def plain_worker_message(record: logging.LogRecord) -> bool:
+    """Leaves of a worker's log entry what it says; drops its warning of a folder that only containers have."""
+    found = _WORKER_MESSAGE.search(record.getMessage())
+    if found:
+        record.msg, record.args = str(ast.literal_eval(f'"{found[1]}"')), ()
+    return "semi_persistent_directory" not in record.getMessage()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; errors of ours are printed without a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger(_WORKER_LOG).addFilter(lambda entry: "semi_persistent_directory" not in entry.getMessage())
+    logging.getLogger(_WORKER_LOG).addFilter(plain_worker_message)
     parser = argparse.ArgumentParser(prog="ge2e", description="Speech corpora to speaker-sharded features.")
     parser.add_argument("--version", action="version", version=f"ge2e {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -233,3 +233,13 @@ def test_a_bug_is_not_dressed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(run_module, "command", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         program.main(["run"])
+
+
+def test_a_warning_of_a_worker_process_is_a_plain_line(tmp_path: Path) -> None:
+    """It was the text of a protocol message, with a timestamp of its own."""
+    manifest = synth.small_corpus(tmp_path / "corpus", speakers=2, utterances=1)
+    rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([f"{rows[0]},mood", *(f'{row},"so ""so"""' for row in rows[1:])]) + "\n")
+    ended = run_command("run", "--manifest", manifest, "--output", tmp_path / "out", "--direct_num_workers=2")
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines() == [f"WARNING: {manifest}: unknown columns left out: mood"]
