@@ -171,8 +171,9 @@ class Supply:
         raise SamplingError(
             f"no batch of {speakers} speakers x {m} utterances can be made: of {len(have)} speakers with crops of "
             f"{self.options.crop_frames} rows, {self.eligible} can give {m}{' utterances' if strict else ''}. "
-            f"The largest N for M={m} is {self.eligible}, the largest M for N={speakers} is {most} (0: none). "
-            "Lower speakers_per_batch, utterances_per_speaker or crop_frames"
+            f"Largest N for M={m}: {self.eligible or 'none'}; largest M for N={speakers}: {most or 'none'}. "
+            "Lower speakers_per_batch, utterances_per_speaker or crop_frames, or allow more: under_m='repeat' takes "
+            "crops twice, distinct='prefer' takes utterances twice"
         )
 
 

@@ -51,7 +51,6 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
             f"another job has published generation {previous['generation']} in {job.output} since this one "
             f"(generation {plan.generation}) was planned: run it with another --output, or with --overwrite"
         )
-    replaced = listed_files(previous) | set(previous.get("replaced", ()))
     metadata = _describe(job, plan, done, counts)
     if previous.get("generation") == plan.generation:
         metadata["token"] = previous.get("token")  # who made it, not who found it made
@@ -64,8 +63,7 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
         metadata["splits"][split]["index"] = _publish_table(job, index, schema.split_index_file(split, plan.generation))
     metadata["speakers"] = _publish_table(job, pa.concat_tables(speakers), schema.speakers_file(plan.generation))
     metadata["ledger"] = _publish_table(job, tables.ledger_table(ledger), schema.ledger_file(plan.generation))
-    # Listed, so that an attempt after one that dies from here on removes them.
-    metadata["replaced"] = sorted(name for name in replaced - listed_files(metadata) if schema.OWN_FILE.fullmatch(name))
+    metadata["replaced"] = _replaced(job.output, previous, metadata)
     content = json.dumps(metadata, indent=1, allow_nan=False).encode()
     storage.write_bytes(storage.join(job.output, schema.METADATA_FILE), content)
     _remove_unlisted(job.output, plan, metadata["replaced"])
@@ -80,6 +78,18 @@ def listed_files(metadata: dict[str, Any]) -> set[str]:
     names = {name for entry in shards for name in schema.shard_files(entry["base"])}
     single = [metadata["speakers"], metadata["ledger"], *(split["index"] for split in metadata["splits"].values())]
     return names | {entry["path"] for entry in single}
+
+
+def _replaced(output: str, previous: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
+    """Files to remove once `metadata` is published, with those that an attempt before died over.
+
+    They are listed in metadata, so that an attempt after one that dies from here on removes them.
+    """
+    earlier = {name for name in previous.get("replaced", ()) if schema.OWN_FILE.fullmatch(name)}
+    if previous.get("generation") != metadata["generation"]:
+        earlier = {name for name in earlier if storage.exists(storage.join(output, name))}
+    names = (listed_files(previous) | earlier) - listed_files(metadata)
+    return sorted(name for name in names if schema.OWN_FILE.fullmatch(name))
 
 
 def _read_done(output: str, plan: Plan) -> list[dict[str, Any]]:
@@ -167,6 +177,7 @@ def _describe(job: JobConfig, plan: Plan, done: list[dict[str, Any]], counts: di
         "files": files,
         "shards": shards,
         "versions": run_versions(),
+        "cpus": sorted({part.get("cpu", "unknown") for part in done}),
     }
 
 

@@ -6,10 +6,12 @@ run look for it first, so one code path serves all three.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -70,10 +72,20 @@ def write_shard(
         done = writer.write(rows, records_file, index_file)
         raise_if_interrupted()
     done["faults"] = _states(_faulty(done))
-    # For questions about one machine or process later; the digest of a dataset leaves it out.
+    # For questions about one machine or process later; the digest of a dataset leaves them out.
     done["written_by"] = f"{platform.node()}:{os.getpid()}"
+    done["cpu"] = _cpu()
     storage.write_bytes(done_path, json.dumps(done).encode())
     return done
+
+
+@functools.cache
+def _cpu() -> str:
+    """Name of the processor, as well as the system tells it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _faulty(done: dict[str, Any]) -> list[str]:

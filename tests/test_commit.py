@@ -22,6 +22,7 @@ from jobs import (
     Planned,
     data_digests,
     digests,
+    done_contents,
     done_files,
     files_in,
     job,
@@ -93,6 +94,8 @@ def test_metadata(ready: tuple[JobConfig, Planned]) -> None:
         **{"feature_shape": [40, 121], "dtype": "float32"},
     }
     assert metadata["fingerprint"] == config.recipe.fingerprint()
+    assert metadata["cpus"] == sorted({content["cpu"] for content in done_contents(root)})
+    assert len(metadata["cpus"]) == 1
     assert metadata["recipe"] == config.recipe.to_dict()
     assert (metadata["speakers_per_batch"], metadata["utterances_per_speaker"], metadata["batch_size"]) == (8, 4, 32)
     assert metadata["datasets"] == ["corpus"]
@@ -312,6 +315,10 @@ def test_an_attempt_after_one_that_died_removes_what_was_replaced(
     assert old <= files_in(root)
     commit(other, made.plan, made.rejected)
     assert not old & files_in(root)
+    third = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=2), overwrite=True)
+    replaced = publish((third, write_all(third)))["replaced"]
+    assert not old & set(replaced)  # the list does not grow from dataset to dataset
+    assert replaced
 
 
 def interrupt(*_: object) -> None:

@@ -111,7 +111,7 @@ def test_too_few_speakers_is_told_with_numbers():
     message = str(caught.value)
     assert "3 speakers x 4 utterances" in message
     assert "of 3 speakers with crops of 10 rows, 2 can give 4." in message
-    assert "largest N for M=4 is 2, the largest M for N=3 is 2" in message
+    assert "Largest N for M=4: 2; largest M for N=3: 2" in message
 
 
 @given(

@@ -350,7 +350,7 @@ def test_a_ledger_of_other_reasons_is_found(root):
 # Damage to metadata.
 
 # What only tells where the data came from; nothing in the folder could contradict it.
-TOLD = {"versions", "edition", "token", "replaced", "manifests", "plan", "generation", "datasets"}
+TOLD = {"versions", "cpus", "edition", "token", "replaced", "manifests", "plan", "generation", "datasets"}
 
 
 def numbers(value, path=()):
