@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -130,9 +131,9 @@ def test_advice_of_the_error_is_true(speakers: Any, n: int, m: int, distinct: st
         supply(m).require(n)
         return
     except SamplingError as error:
-        words = str(error).replace(",", " ").replace(".", " ").split()
-        largest_n = int(words[words.index(f"M={m}") + 2])
-        largest_m = int(words[words.index(f"N={n}") + 2])
+        found = re.search(rf"Largest N for M={m}: (\w+); largest M for N={n}: (\w+)\.", str(error))
+        assert found
+        largest_n, largest_m = (0 if word == "none" else int(word) for word in found.groups())
     assert largest_n < n
     assert largest_m < m
     for good_n, good_m in ((largest_n, m), (n, largest_m)):
