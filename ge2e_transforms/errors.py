@@ -31,6 +31,13 @@ class CommitError(Ge2eError, RuntimeError):
     """A finished job may not be published (sums that do not balance, too many rejected rows)."""
 
 
+class MissingExtraError(Ge2eError, ImportError):
+    """A package that only some uses need is not installed; the message names the extra that brings it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed: pip install 'ge2e-features[{extra}]'")
+
+
 class StorageError(Ge2eError, OSError):
     """The output cannot take what is written to it: no space left, no permission."""
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset, speaker_id_mapping
-from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.errors import DatasetError, MissingExtraError
 from ge2e_transforms.reading import CropReader
 from ge2e_transforms.sampling import Plan, Sampler
 from ge2e_transforms.schema import TRAIN_SPLIT
@@ -216,8 +216,10 @@ class GE2EDatasetLoader(BatchLoader):
         return self._tf_dataset(self._stream("test"), 1)
 
     def _tf_dataset(self, stream: _Stream, epochs: int | None) -> tf.data.Dataset:
-        import tensorflow as tf
-
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("TensorFlow, which a tf.data.Dataset needs,", "tf") from error
         _check_epochs(epochs)
         in_epoch = stream.sampler.batches_per_epoch
         size = stream.sampler.speakers_per_batch * self._options.utterances_per_speaker

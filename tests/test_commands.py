@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -243,3 +244,10 @@ def test_a_warning_of_a_worker_process_is_a_plain_line(tmp_path: Path) -> None:
     ended = run_command("run", "--manifest", manifest, "--output", tmp_path / "out", "--direct_num_workers=2")
     assert ended.returncode == 0
     assert ended.stderr.splitlines() == [f"WARNING: {manifest}: unknown columns left out: mood"]
+
+
+def test_run_without_beam_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    assert program.main(["run", "--manifest", "m.csv", "--output", "out"]) == 1
+    expected = "Apache Beam, which `ge2e run` needs, is not installed: pip install 'ge2e-features[beam]'"
+    assert capsys.readouterr().err == f"ge2e: MissingExtraError: {expected}\n"

@@ -18,7 +18,7 @@ from small_dataset import write_dataset
 
 from ge2e_transforms import BatchLoader, GE2EDatasetLoader, loader
 from ge2e_transforms.config import PRESETS
-from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, SamplingError
+from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, MissingExtraError, SamplingError
 
 RECIPE = PRESETS["ge2e"]
 BINS = RECIPE.n_bins
@@ -278,3 +278,9 @@ def test_speakers_that_are_left_out_and_repetitions_are_said(tmp_path: Path) -> 
         next(BatchLoader(folder, utterances_per_speaker=3, speakers_per_batch=2, crop_frames=121).batches())
     with pytest.warns(UserWarning, match=r"takes \d+ crops from an utterance that its group of 6 holds already"):
         next(BatchLoader(folder, utterances_per_speaker=6, speakers_per_batch=2, crop_frames=20).batches())
+
+
+def test_a_dataset_without_tensorflow_names_the_extra(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(MissingExtraError, match=r"TensorFlow.* pip install 'ge2e-features\[tf\]'"):
+        GE2EDatasetLoader(root).get_train_dataset()

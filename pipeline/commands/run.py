@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ge2e_transforms.errors import MissingExtraError
+
 
 def add_arguments(subparsers: Any) -> None:
     """The parser of `ge2e run`; Beam is imported only when it runs."""
@@ -17,6 +19,10 @@ def add_arguments(subparsers: Any) -> None:
 
 
 def command(args: argparse.Namespace) -> int:
+    try:
+        import apache_beam  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Apache Beam, which `ge2e run` needs,", "beam") from error
     from pipeline.main import run
 
     result = run(args.rest)
