@@ -39,8 +39,8 @@ def finished(output: str, task: ShardTask) -> dict[str, Any] | None:
         return None
     try:
         done: dict[str, Any] = json.loads(storage.read_bytes(done_path))
-        expected = (done["records_bytes"], done["index_bytes"])
-    except (ValueError, KeyError, TypeError):
+        expected, _ = (done["records_bytes"], done["index_bytes"]), done["faults"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None  # not one of ours, or of another version: the shard is written again
     present = (storage.size(records_path) or 0, storage.size(index_path) or 0)
     return done if present == expected else None

@@ -194,6 +194,18 @@ def test_unfinished_shards_are_written_again_with_the_same_bytes(
     assert stamps(root / name for name in third) == kept
 
 
+@pytest.mark.parametrize("faults", [None, [], "x"])
+def test_a_done_file_without_the_state_of_its_faults_is_not_finished(copied: Written, faults: object) -> None:
+    """It would end every attempt to adopt the shard with a KeyError."""
+    config, made, _ = copied
+    path = Path(config.output) / shard_files(made.plan.tasks[0].base)[2]
+    content = json.loads(path.read_text())
+    assert finished(config.output, made.plan.tasks[0]) is not None
+    spoilt = {**content, "faults": faults}
+    path.write_text(json.dumps({name: value for name, value in spoilt.items() if value is not None}))
+    assert finished(config.output, made.plan.tasks[0]) is None
+
+
 def test_a_finished_shard_with_a_flipped_byte_is_written_again(copied: Written) -> None:
     """Only sizes were compared, so damage on the disk was adopted and published."""
     config, made, _ = copied
