@@ -6,10 +6,11 @@ Imports NumPy and pyarrow only. It must not know how batches are made.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +142,14 @@ class Dataset:
             ) from None
         if got != expected:
             raise DatasetError(f"{path}: expected {expected} bytes, got {got}: the file was changed or cut off")
+
+
+def sha256_of(stream: BinaryIO) -> str:
+    """Checksum of what is left in a stream, 64 hex digits."""
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms import records, schema
-from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.dataset import Dataset, sha256_of
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 
 # What `verify` needs of metadata beside what a reader does.
@@ -197,22 +196,20 @@ def _check_speaker(where: str, row: dict[str, Any], split: str, speakers: dict[s
 
 
 def _check_sha256(path: Path, expected: str) -> None:
-    digest = hashlib.sha256()
     if not path.is_file():
         raise DatasetError(
             f"{path} is missing, although metadata.json lists it: copy it again, or run `ge2e run` again"
         )
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
+        found = sha256_of(stream)
+    if found != expected:
         # The records' own checksums say where, if a record is hit.
         if path.suffix == ".tfrecord":
             with path.open("rb") as stream:
                 for _ in records.read_records(stream, str(path)):
                     pass
         raise CorruptRecordError(
-            f"{path}: sha256 is {digest.hexdigest()}, expected {expected}: the file was changed. The same `ge2e run` "
+            f"{path}: sha256 is {found}, expected {expected}: the file was changed. The same `ge2e run` "
             "command makes a damaged shard anew"
         )
 

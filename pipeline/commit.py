@@ -85,7 +85,7 @@ def _replaced(output: str, previous: dict[str, Any], metadata: dict[str, Any]) -
 
     They are listed in metadata, so that an attempt after one that dies from here on removes them.
     """
-    earlier = {name for name in previous.get("replaced", ()) if schema.OWN_FILE.fullmatch(name)}
+    earlier = set(previous.get("replaced", ()))
     if previous.get("generation") != metadata["generation"]:
         earlier = {name for name in earlier if storage.exists(storage.join(output, name))}
     names = (listed_files(previous) | earlier) - listed_files(metadata)

@@ -7,7 +7,6 @@ local scratch disk and uploaded under its final name: objects appear whole, and 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import platform
 import shutil
@@ -22,6 +21,7 @@ from typing import BinaryIO, cast
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from ge2e_transforms.dataset import sha256_of
 from ge2e_transforms.errors import ConfigError, MissingAudioError, StorageError
 
 _TEMPORARY = ".tmp-"
@@ -89,11 +89,8 @@ def state(path: str) -> list[int] | None:
 
 def sha256(path: str) -> str:
     """Checksum of a file as it is stored, 64 hex digits."""
-    digest = hashlib.sha256()
     with reading(path) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of(stream)
 
 
 def audio_source(location: str) -> str | bytes:
@@ -152,7 +149,7 @@ def building(*finals: str) -> Iterator[tuple[Path, ...]]:
             else:
                 remove([final])
     except OSError as error:
-        if error.errno not in _FULL or isinstance(error, StorageError):
+        if error.errno not in _FULL:
             raise
         raise StorageError(
             f"{finals[0]} cannot be written ({error.strerror}): make room for it in {folder}, or mend its permissions, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ SHARD_COLUMNS = (*schema.SAMPLER_COLUMNS, "speaker_id", "session_id", "source")
 def split_tables(shards: Sequence[pa.Table | None], split: str, recipe: Recipe) -> tuple[pa.Table, pa.Table]:
     """Index and speakers of a split from the indexes of its shards (None for a shard without records).
 
-    A large speaker lies in several shards, each of which counts his utterances and sessions from 0: here
+    A large speaker lies in several shards, each of which counts its utterances and sessions from 0: here
     they are numbered through.
     """
     parts = [
@@ -110,10 +111,9 @@ def _with_frames(done: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     """Counts by reason, added up and sorted by reason."""
-    total: dict[str, int] = {}
+    total: Counter[str] = Counter()
     for entry in counts:
-        for reason, number in entry.items():
-            total[reason] = total.get(reason, 0) + number
+        total.update(entry)
     return dict(sorted(total.items()))
 
 

@@ -70,3 +70,11 @@ def prism() -> Path:
     if result.returncode != 0:
         pytest.skip(f"PRISM NOT TESTED: {result.stderr.strip()}")
     return Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def unsynced() -> Generator[None, None, None]:
+    """What a test writes need not survive the machine; waiting for the disk would take most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.storage._sync", lambda path: None)
+        yield

@@ -18,15 +18,9 @@ from ge2e_transforms.errors import ConfigError, DatasetError
 from ge2e_transforms.records import decode_example, read_records
 from pipeline.commit import commit
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 RECIPE = Recipe().replace(n_mels=8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """What is written here need not survive the machine; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.storage._sync", lambda path: None)
-        yield
 
 
 @pytest.fixture(scope="module")

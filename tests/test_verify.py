@@ -24,6 +24,8 @@ from ge2e_transforms.records import decode_example, encode_record, read_records
 from ge2e_transforms.verify import verify
 from pipeline.commit import commit
 
+pytestmark = pytest.mark.usefixtures("unsynced")
+
 RECIPE = Recipe().replace(n_mels=8)
 
 
@@ -41,14 +43,6 @@ def make(manifest, output, recipe=RECIPE, **plan):
     planned = jobs.write_all(job)
     commit(job, planned.plan, planned.rejected)
     return output
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unsynced():
-    """What is written here need not survive the machine; waiting for the disk would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.storage._sync", lambda path: None)
-        yield
 
 
 @pytest.fixture(scope="module")
