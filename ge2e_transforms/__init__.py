@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ge2e_transforms.augment import SpecAugment
     from ge2e_transforms.config import PRESETS, Recipe
     from ge2e_transforms.extractor import FeatureExtractor
-    from ge2e_transforms.loader import BatchLoader, GE2EDatasetLoader
+    from ge2e_transforms.loader import BatchLoader
+    from ge2e_transforms.tf_reader import GE2EDatasetLoader
 
 _HOMES = {
     "BatchLoader": "loader",
     "FeatureExtractor": "extractor",
-    "GE2EDatasetLoader": "loader",
+    "GE2EDatasetLoader": "tf_reader",
     "PRESETS": "config",
     "Recipe": "config",
+    "SpecAugment": "augment",
 }
-__all__ = ["PRESETS", "BatchLoader", "FeatureExtractor", "GE2EDatasetLoader", "Recipe"]
+__all__ = ["PRESETS", "BatchLoader", "FeatureExtractor", "GE2EDatasetLoader", "Recipe", "SpecAugment"]
 
 
 def __getattr__(name: str) -> Any:

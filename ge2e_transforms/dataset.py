@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,43 +20,92 @@ import pyarrow.parquet as pq
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.files import Cache, Folder, open_folder
+from ge2e_transforms.records import DTYPES, FOOTER_BYTES, crc32c_of
 
 # What no reader can do without.
-_NEEDED = {"feature_shape", "recipe", "shards", "speakers", "splits", "statistics"}
+_NEEDED = {"dtype", "feature_shape", "recipe", "shards", "speakers", "splits", "statistics"}
+
+
+class Places(NamedTuple):
+    """Where records lie: int64 `[n]` each."""
+
+    shard: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]  # of the framed record in its file
+    length: npt.NDArray[np.int64]  # of the framed record
+    payload: npt.NDArray[np.int64]  # offset of the first value in the file
+
+
+class SplitIndex:
+    """The integers of all records of a split, in record order: `schema.SPLIT_COLUMNS`.
+
+    Columns of a large index are read-only views of a file that is mapped into memory.
+
+    Attributes:
+        first_rows: int64 `[shards + 1]`, the first row of each shard, and last the number of rows.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, npt.NDArray[Any]], shards: Sequence[dict[str, Any]], row_bytes: int
+    ) -> None:
+        self._columns = columns
+        self._row_bytes = row_bytes
+        self.first_rows = np.concatenate([[0], np.cumsum([entry["records"] for entry in shards], dtype=np.int64)])
+        self._ends = np.array([entry["records_bytes"] for entry in shards], dtype=np.int64)
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self._columns[name]
+
+    def __len__(self) -> int:
+        return int(self.first_rows[-1])
+
+    def shard(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The shard of each row."""
+        return np.searchsorted(self.first_rows, rows, side="right") - 1
+
+    def places(self, rows: npt.NDArray[np.integer]) -> Places:
+        """Where the records of rows lie: one ends where the next of its shard, or the shard, does."""
+        shard, offset = self.shard(rows), self["offset"][rows]
+        following = np.asarray(rows, dtype=np.int64) + 1
+        last = following == self.first_rows[shard + 1]
+        end = np.where(last, self._ends[shard], self["offset"][np.where(last, 0, following)])
+        payload = end - FOOTER_BYTES - self["frames"][rows].astype(np.int64) * self._row_bytes
+        return Places(shard, offset, end - offset, payload)
 
 
 class Dataset:
-    """A complete dataset on a local disk.
+    """A complete dataset on a local disk or on a store.
 
     Attributes:
-        root: its folder.
+        folder: its files.
+        root: its folder as a path, or the URL of a store.
         metadata: content of `metadata.json`.
         recipe: what its features were made by.
     """
 
-    def __init__(self, root: Path, metadata: dict[str, Any]) -> None:
-        self.root = root
+    def __init__(self, folder: Folder, metadata: dict[str, Any]) -> None:
+        self.folder = folder
+        self.root: Any = Path(folder.root) if folder.is_local else folder.root
         self.metadata = metadata
         self.recipe = Recipe.from_dict(metadata["recipe"])
 
     @classmethod
-    def open(cls, root_dir: str | Path) -> Dataset:
-        """Opens a folder.
+    def open(cls, root_dir: str | Path, cache: Cache | None = None) -> Dataset:
+        """Opens a folder, or `gs://` or `s3://`; see `files.Cache` for copies of what is on a store.
 
         Raises:
-            DatasetError: no `metadata.json` (so not complete), not one of ours, or of a newer format.
+            DatasetError: no `metadata.json` (so not complete), not one of ours, or of another format.
         """
-        if "://" in str(root_dir):
-            raise DatasetError(f"{root_dir} is on a store: datasets are read from local folders; copy it first")
-        root = Path(root_dir)
-        path = root / schema.METADATA_FILE
-        if not path.is_file():
-            state = "the folder does not exist" if not root.exists() else "it holds no metadata.json"
+        folder = open_folder(root_dir, cache)
+        path = folder.where(schema.METADATA_FILE)
+        if folder.size(schema.METADATA_FILE) is None:
+            missing = folder.is_local and not Path(folder.root).exists()
+            state = "the folder does not exist" if missing else "it holds no metadata.json"
             raise DatasetError(
-                f"no complete dataset at {root}: {state}. metadata.json is written last, so a job that was stopped "
+                f"no complete dataset at {root_dir}: {state}. metadata.json is written last, so a job that was stopped "
                 "leaves none: run the same `ge2e run` command again, or check the path"
             )
-        metadata = _read_metadata(path)
+        metadata = _parse_metadata(folder.read(schema.METADATA_FILE), path)
         if metadata.get("format") != schema.FORMAT:
             raise DatasetError(
                 f"{path}: expected format {schema.FORMAT!r}, got {metadata.get('format')!r}: not one of ours"
@@ -66,9 +115,12 @@ class Dataset:
                 f"{path}: expected format version {schema.FORMAT_VERSION}, got {metadata.get('format_version')!r}: "
                 "read it with the version of ge2e-features that wrote it"
             )
-        if missing := sorted(_NEEDED - metadata.keys()):
-            raise DatasetError(f"{path}: {', '.join(missing)} missing: the file is damaged")
-        return cls(root, metadata)
+        if lacking := sorted(_NEEDED - metadata.keys()):
+            raise DatasetError(f"{path}: {', '.join(lacking)} missing: the file is damaged")
+        return cls(folder, metadata)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Dataset, (self.folder, self.metadata)
 
     @property
     def splits(self) -> list[str]:
@@ -86,34 +138,72 @@ class Dataset:
         entries: list[dict[str, Any]] = self.metadata["shards"][split]
         return entries
 
-    def shard_paths(self, split: str) -> list[Path]:
-        """Record files of a split, numbered as in the index column `shard`.
+    def shard_names(self, split: str) -> list[str]:
+        """Record files of a split, relative to the folder, in order. A shard without records has none."""
+        return [schema.shard_files(entry["base"])[0] for entry in self.shards(split)]
+
+    def check_shards(self, split: str) -> None:
+        """Looks at the size of every record file of a split.
 
         Raises:
             DatasetError: a file is missing or not as long as metadata says.
         """
-        paths = []
-        for entry in self.shards(split):
-            path = self.root / schema.shard_files(entry["base"])[0]
-            if entry["records"]:
-                self._check_size(path, entry["records_bytes"])
-            paths.append(path)
-        return paths
+        entries = [entry for entry in self.shards(split) if entry["records"]]
+        names = [schema.shard_files(entry["base"])[0] for entry in entries]
+        for name, entry, size in zip(names, entries, self.folder.sizes(names), strict=True):
+            self._refuse_size(name, entry["records_bytes"], size)
 
-    def index(self, split: str) -> dict[str, npt.NDArray[Any]]:
-        """Integer columns of all records of a split: `shard` and `schema.SAMPLER_COLUMNS`, in record order."""
-        self.shards(split)
-        table = self._table(self.metadata["splits"][split]["index"])
-        return {name: table[name].to_numpy() for name in schema.split_index_schema().names}
+    def shard_paths(self, split: str) -> list[Path]:
+        """Record files of a split on the local disk, checked as by `check_shards`."""
+        self.require_local()
+        self.check_shards(split)
+        return [self.root / name for name in self.shard_names(split)]
+
+    def require_local(self) -> None:
+        """Refuses a dataset on a store to what reads all of it.
+
+        Raises:
+            DatasetError: the dataset is on a store.
+        """
+        if not self.folder.is_local:
+            raise DatasetError(f"{self.root} is on a store: this reads every byte, so copy the dataset first")
+
+    def index(self, split: str) -> SplitIndex:
+        """Integers of all records of a split.
+
+        Raises:
+            DatasetError: no such split, or the file is not what metadata says (its crc32c is compared).
+        """
+        shards, entry = self.shards(split), self.metadata["splits"][split]["index"]
+        self._check_size(entry["path"], entry["bytes"])
+        path = self.folder.local(entry["path"], entry["bytes"])
+        with path.open("rb") as stream:
+            crc = crc32c_of(stream)
+        where = self.folder.where(entry["path"])
+        if crc != entry["crc32c"]:
+            raise DatasetError(
+                f"{where}: expected crc32c {entry['crc32c']}, got {crc}: the file was changed or damaged"
+            )
+        table = _map_table(path, where)
+        rows = sum(shard["records"] for shard in shards)
+        if not len(table) == rows == entry["rows"] or table.schema != schema.split_index_schema():
+            raise DatasetError(
+                f"{where}: expected {rows} rows of {', '.join(schema.SPLIT_COLUMNS)}, as the shards in metadata.json "
+                f"hold, got {len(table)} of {', '.join(table.column_names)}: the files are of different datasets"
+            )
+        columns = {name: table[name].combine_chunks().to_numpy() for name in schema.SPLIT_COLUMNS}
+        row_bytes = self.metadata["feature_shape"][0] * DTYPES[self.metadata["dtype"]].itemsize
+        return SplitIndex(columns, shards, row_bytes)
 
     def shard_index(self, split: str, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The index of one shard, with the columns for people too."""
         entry = self.shards(split)[shard]
         if not entry["records"]:
-            return schema.index_schema(self.recipe.n_bins).empty_table()
-        path = self.root / schema.shard_files(entry["base"])[1]
-        self._check_size(path, entry["index_bytes"])
-        return _read_table(path, columns)
+            empty = schema.index_schema(self.recipe.n_bins).empty_table()
+            return empty if columns is None else empty.select(list(columns))
+        name = schema.shard_files(entry["base"])[1]
+        self._check_size(name, entry["index_bytes"])
+        return self._read_table(name, columns)
 
     @functools.cached_property
     def speakers(self) -> pa.Table:
@@ -125,23 +215,34 @@ class Dataset:
         return self._table(self.metadata["ledger"])
 
     def _table(self, entry: dict[str, Any]) -> pa.Table:
-        path = self.root / entry["path"]
-        self._check_size(path, entry["bytes"])
-        table = _read_table(path, None)
+        self._check_size(entry["path"], entry["bytes"])
+        table = self._read_table(entry["path"], None)
         if len(table) != entry["rows"]:
-            raise DatasetError(f"{path}: expected {entry['rows']} rows, got {len(table)}: the file is damaged")
+            where = self.folder.where(entry["path"])
+            raise DatasetError(f"{where}: expected {entry['rows']} rows, got {len(table)}: the file is damaged")
         return table
 
-    def _check_size(self, path: Path, expected: int) -> None:
+    def _read_table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
+        source = self.root / name if self.folder.is_local else pa.BufferReader(self.folder.read(name))
         try:
-            got = path.stat().st_size
-        except FileNotFoundError:
+            return pq.read_table(source, columns=None if columns is None else list(columns))
+        except (pa.ArrowException, OSError) as error:
+            where = self.folder.where(name)
+            raise DatasetError(f"{where} cannot be read as Parquet ({error}): the file is damaged") from error
+
+    def _check_size(self, name: str, expected: int) -> None:
+        self._refuse_size(name, expected, self.folder.size(name))
+
+    def _refuse_size(self, name: str, expected: int, got: int | None) -> None:
+        if got is None:
             raise DatasetError(
-                f"{path} is missing, although metadata.json lists it: was the folder copied while it was written, "
-                "or copied in part? Copy it again, or run `ge2e run` again"
-            ) from None
+                f"{self.folder.where(name)} is missing, although metadata.json lists it: was the folder copied while "
+                "it was written, or copied in part? Copy it again, or run `ge2e run` again"
+            )
         if got != expected:
-            raise DatasetError(f"{path}: expected {expected} bytes, got {got}: the file was changed or cut off")
+            raise DatasetError(
+                f"{self.folder.where(name)}: expected {expected} bytes, got {got}: the file was changed or cut off"
+            )
 
 
 def sha256_of(stream: BinaryIO) -> str:
@@ -152,21 +253,22 @@ def sha256_of(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def _parse_metadata(content: bytes, where: str) -> dict[str, Any]:
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(content.decode("utf-8"))
     except ValueError as error:
-        raise DatasetError(f"{path} is not JSON ({error}): the file is damaged") from error
+        raise DatasetError(f"{where} is not JSON ({error}): the file is damaged") from error
     if not isinstance(metadata, dict):
-        raise DatasetError(f"{path}: expected a JSON object, got {type(metadata).__name__}")
+        raise DatasetError(f"{where}: expected a JSON object, got {type(metadata).__name__}")
     return metadata
 
 
-def _read_table(path: Path, columns: Sequence[str] | None) -> pa.Table:
+def _map_table(path: Path, where: str) -> pa.Table:
+    """An uncompressed Arrow file, mapped into memory."""
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"{path} cannot be read as Parquet ({error}): the file is damaged") from error
+        raise DatasetError(f"{where} cannot be read as an Arrow file ({error}): the file is damaged") from error
 
 
 def speaker_id_mapping(dataset: Dataset) -> dict[str, int]:

@@ -1,123 +1,61 @@
-"""Batches of exactly N speakers x M utterances from a dataset folder: as NumPy arrays, or as a tf.data.Dataset.
-
-Batch i of epoch e follows from (dataset, options, e, i) alone: there is no shuffle buffer and no state. TensorFlow is
-imported when a tf.data.Dataset is asked for, and not before.
-"""
+"""Batches of exactly N speakers x M utterances from a dataset, as NumPy arrays, and what all readers have in common."""
 
 from __future__ import annotations
 
 import copy
-import itertools
-import threading
-import warnings
-import weakref
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from ge2e_transforms.checks import check_integer
+from ge2e_transforms import notes
+from ge2e_transforms.augment import SpecAugment
+from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.dataset import Dataset, speaker_id_mapping
-from ge2e_transforms.errors import DatasetError, MissingExtraError
-from ge2e_transforms.reading import CropReader
-from ge2e_transforms.sampling import Plan, Sampler
+from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.files import Cache
+from ge2e_transforms.population import Filters, Population
+from ge2e_transforms.reading import ReadingOptions
+from ge2e_transforms.sampling import Sampler, SpeakerOrder
 from ge2e_transforms.schema import TRAIN_SPLIT
-from ge2e_transforms.supply import SamplingOptions, Supply
+from ge2e_transforms.stream import Batch, Delivery, Hosts, Position, Stream
+from ge2e_transforms.supply import SamplingOptions
+from ge2e_transforms.trials import Trials, read_trials, verification_trials
+from ge2e_transforms.whole import WholeUtterance, WholeUtterances
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
-Batch: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-
-# Plans kept: of the epoch in progress, and of the next one that prefetching has come to.
-_PLANS = 2
-# Batches that tf.data has in work and ready. More do not help: what is not a read holds Python's lock.
-_TF_PARALLEL, _TF_READY = 2, 2
-
-
-class _Stream:
-    """All batches of one split, by epoch and number. Safe to call from several threads at once.
-
-    Args:
-        dataset: an open dataset.
-        split: its name.
-        options: as asked for.
-        fewer: whether N may be lowered to the number of speakers that the split has.
-        normalize: see `CropReader`.
-    """
-
-    def __init__(self, dataset: Dataset, split: str, options: SamplingOptions, fewer: bool, normalize: str) -> None:
-        supply = Supply(dataset.index(split), options)
-        n = options.speakers_per_batch
-        if fewer and 0 < supply.eligible < n:
-            warnings.warn(
-                f"split {split!r} has {supply.eligible} speakers with {options.utterances_per_speaker} crops or more: "
-                f"its batches have N={supply.eligible} speakers instead of {n}",
-                stacklevel=4,
-            )
-            n = supply.eligible
-        self.sampler = Sampler(supply, n)
-        _say_what_is_left(split, self.sampler.coverage(), options)
-        self._reader = CropReader(dataset, split, options.crop_frames, options.short, normalize)
-        self._plans: dict[int, Plan] = {}
-        self._lock = threading.Lock()
-
-    def batch(self, epoch: int, number: int) -> Batch:
-        """Examples float32 `[N*M, bins, crop_frames]` and labels int64 `[N*M]` of one batch."""
-        plan = self._plan(epoch)
-        return self._reader.read(plan.records[number], plan.starts[number]), plan.batch_labels(number)
-
-    def _plan(self, epoch: int) -> Plan:
-        with self._lock:
-            if epoch not in self._plans:
-                while len(self._plans) >= _PLANS:
-                    del self._plans[min(self._plans)]
-                self._plans[epoch] = self.sampler.plan(epoch)
-            return self._plans[epoch]
-
-
-def _say_what_is_left(split: str, coverage: dict[str, int], options: SamplingOptions) -> None:
-    used, later, epochs = (coverage[name] for name in ("used", "left_for_later_epochs", "epochs_for_all"))
-    left_out = coverage["speakers"] - coverage["eligible_speakers"]
-    notes = []
-    if left_out:
-        notes.append(
-            f"leaves out {left_out} of {coverage['speakers']} speakers, who hold fewer than "
-            f"{options.utterances_per_speaker} crops: under_m='repeat' takes them"
-        )
-    if coverage["repeated_utterances"]:
-        notes.append(
-            f"takes {coverage['repeated_utterances']} crops from an utterance that its group of "
-            f"{options.utterances_per_speaker} holds already, as speakers have too few: "
-            "distinct='strict' leaves them out"
-        )
-    if later > used:
-        more = "fewer speakers_per_batch" + (", or speakers='proportional'" if options.exponent < 1 else "")
-        notes.append(
-            f"takes {used} of {coverage['slots']} crops and leaves {later} to later epochs (about {epochs} for all), "
-            f"since speakers with much speech give no more than the others: for more in an epoch {more}"
-        )
-    for note in notes:
-        warnings.warn(f"an epoch of split {split!r} {note}", stacklevel=5)
+    from ge2e_transforms.torch_reader import TorchBatches
 
 
 class BatchLoader:
-    """Reads a dataset as NumPy batches of N different speakers x M crops.
+    """Reads a dataset as batches of N different speakers x M crops.
 
     An epoch takes each speaker's quota of crops (`speakers`) in random order; the next epoch goes on with others. No
-    crop comes twice in an epoch, and no speaker twice in a batch. `coverage` says what an epoch uses and leaves.
+    crop comes twice in an epoch, and no speaker twice in a batch. `coverage` says what an epoch uses and leaves. The
+    batches are the same for every reader, in the same order.
 
     Args:
-        root_dir: folder of a finished dataset.
+        root_dir: folder of a finished dataset, or its `gs://` or `s3://` URL.
         speakers_per_batch: N; default that of the metadata, or all speakers of a split that has fewer (with a warning).
+            With `global_batch` of each host.
         utterances_per_speaker: M; default that of the metadata.
-        crop_frames: length of a crop in stored rows; default that of the metadata's `feature_shape`.
+        crop_frames: length of a crop in stored rows; default that of the metadata's `feature_shape`. Or (shortest,
+            longest, step): then each batch has a length of its own.
         seed: integer; other seeds give other batches.
-        distinct, speakers, short, under_m: see `SamplingOptions`.
-        normalize: 'none', or zero mean and unit deviation per bin by the train split's statistics ('dataset'), within
-            each crop ('crop'), or by those of the whole record ('utterance').
+        distinct, distinct_sessions, speakers, slots_per_utterance, short, under_m, crops, batch_sources: see
+            `SamplingOptions`.
+        locality: W, to read windows of W shards whole, for cold disks and stores; three windows are held in memory.
+        only_speakers, exclude_speakers: ids, `namespace/speaker_id`.
+        sources: names of sources; others take no part.
+        min_utterances, min_sessions: speakers with fewer take no part.
+        speaker_order: labels in the order in which they meet, by epoch; see `Sampler`. Must give the same for the same
+            epoch whenever it is asked.
+        normalize, layout, check_crc: see `ReadingOptions`.
+        labels: 'mapped', 'dense' or 'original'; see `Delivery`.
+        spec_augment: a `SpecAugment`, or None.
+        host_index, host_count, global_batch: see `Hosts`.
+        cache_dir: folder for copies of files on a store.
+        cache_gib: its bound.
 
     Raises:
         ConfigError: an option has a value that cannot be used.
@@ -129,18 +67,40 @@ class BatchLoader:
         root_dir: str | Path,
         speakers_per_batch: int | None = None,
         utterances_per_speaker: int | None = None,
-        crop_frames: int | None = None,
+        crop_frames: int | tuple[int, int, int] | None = None,
         seed: int = 0,
+        *,
         distinct: str = "prefer",
+        distinct_sessions: bool = False,
         speakers: str | float = "uniform",
+        slots_per_utterance: int | None = None,
         short: str = "repeat",
         under_m: str = "drop",
+        crops: str = "random",
+        batch_sources: str = "mixed",
+        locality: int | None = None,
+        only_speakers: Sequence[str] | None = None,
+        exclude_speakers: Sequence[str] = (),
+        sources: Sequence[str] | None = None,
+        min_utterances: int = 0,
+        min_sessions: int = 0,
+        speaker_order: SpeakerOrder | None = None,
         normalize: str = "none",
+        layout: str = "mel_time",
+        check_crc: str = "first",
+        labels: str = "mapped",
+        spec_augment: SpecAugment | None = None,
+        host_index: int = 0,
+        host_count: int = 1,
+        global_batch: bool = False,
+        cache_dir: str | Path | None = None,
+        cache_gib: float = 100.0,
     ) -> None:
-        self._dataset = Dataset.open(root_dir)
+        cache = None if cache_dir is None else Cache(Path(cache_dir), int(cache_gib * (1 << 30)))
+        self._dataset = Dataset.open(root_dir, cache)
         metadata = self._dataset.metadata
 
-        def default(value: int | None, stored: int) -> int:
+        def default(value: Any, stored: int) -> Any:
             return stored if value is None else value
 
         self._options = SamplingOptions(
@@ -149,98 +109,196 @@ class BatchLoader:
             crop_frames=default(crop_frames, metadata["feature_shape"][1]),
             seed=seed,
             distinct=distinct,
+            distinct_sessions=distinct_sessions,
             speakers=speakers,
+            slots_per_utterance=slots_per_utterance,
             short=short,
             under_m=under_m,
+            crops=crops,
+            batch_sources=batch_sources,
+            locality=locality,
         )
         self._fewer = speakers_per_batch is None
-        self._normalize = normalize
-        self._streams: dict[str, _Stream] = {}
+        self._filters = self._resolve(only_speakers, exclude_speakers, sources, min_utterances, min_sessions)
+        self._speaker_order = speaker_order
+        self._reading = ReadingOptions(normalize, layout, check_crc)
+        self._delivery = Delivery(labels, spec_augment)
+        self._hosts = Hosts(host_index, host_count, global_batch)
+        self._streams: dict[str, Stream] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: streams, with their open files, are made anew there."""
+        return {**self.__dict__, "_streams": {}}
 
     def get_metadata(self) -> dict[str, Any]:
         """A copy of the dataset's metadata, with `speaker_id_mapping`: label by `namespace/speaker_id`."""
         return {**copy.deepcopy(self._dataset.metadata), "speaker_id_mapping": speaker_id_mapping(self._dataset)}
 
-    def batches(self, split: str = TRAIN_SPLIT, epochs: int | None = 1, epoch: int = 0) -> Iterator[Batch]:
-        """Yields (examples, labels), `epochs` epochs (None: without end) from number `epoch` on.
+    # Batches.
 
-        Examples are float32 `[N*M, bins, crop_frames]`, labels int64 `[N*M]` in runs of M.
+    def batches(
+        self, split: str = TRAIN_SPLIT, epochs: int | None = 1, start: tuple[int, int] = (0, 0)
+    ) -> BatchIterator:
+        """Batches of `epochs` epochs (None: without end), from batch `start[1]` of epoch `start[0]` on.
+
+        Each is (examples, labels): float32 `[N*M, bins, rows]`, and `[N*M]` in runs of M.
 
         Raises:
             SamplingError: the split has fewer than N speakers with M crops.
             DatasetError: no such split, or its files are not as the metadata says.
-            CorruptRecordError: a file ends before a crop does.
+            CorruptRecordError: a record is damaged.
         """
-        stream = self._stream(split)
-        _check_epochs(epochs)
-        numbers = itertools.count(epoch) if epochs is None else range(epoch, epoch + epochs)
-        in_epoch = range(stream.sampler.batches_per_epoch)
-        return (stream.batch(number, i) for number in numbers for i in in_epoch)
+        stream = self.stream(split)
+        check_epochs(epochs)
+        return BatchIterator(stream, stream.start(start), epochs)
+
+    def torch_dataset(
+        self, split: str = TRAIN_SPLIT, epochs: int | None = 1, start: tuple[int, int] = (0, 0)
+    ) -> TorchBatches:
+        """The same batches as a `torch.utils.data.IterableDataset`; see `torch_reader.TorchBatches`."""
+        from ge2e_transforms.torch_reader import TorchBatches
+
+        check_epochs(epochs)
+        return TorchBatches(functools.partial(self.stream, split), epochs, self.stream(split).start(start))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that this host takes of an epoch of the train split."""
+        return self.batches_per_epoch()
 
     def batches_per_epoch(self, split: str = TRAIN_SPLIT) -> int:
-        """Batches of one epoch, the same in every epoch."""
-        return self._stream(split).sampler.batches_per_epoch
+        """Batches that this host takes of an epoch, the same in every epoch and for every host."""
+        return self.stream(split).steps_per_epoch
 
-    def coverage(self, split: str = TRAIN_SPLIT) -> dict[str, int]:
-        """What an epoch uses and leaves, and what was relaxed; see `Sampler.coverage`."""
-        return self._stream(split).sampler.coverage()
+    def coverage(self, split: str = TRAIN_SPLIT, epoch: int = 0) -> dict[str, int | float]:
+        """What an epoch (of all hosts) uses and leaves, and what was relaxed; see `Sampler.coverage`."""
+        return self.stream(split).sampler.coverage(epoch)
 
-    def _stream(self, split: str) -> _Stream:
+    def speaker_ids(self, split: str = TRAIN_SPLIT) -> list[str]:
+        """Ids of the speakers that take part, by dense label."""
+        names = {label: name for name, label in speaker_id_mapping(self._dataset).items()}
+        return [names[label] for label in self.stream(split).speakers.tolist()]
+
+    def stream(self, split: str) -> Stream:
+        """What all readers of a split read from; made once."""
         if split not in self._streams:
-            self._streams[split] = _Stream(self._dataset, split, self._options, self._fewer, self._normalize)
+            self._streams[split] = self._make_stream(split)
         return self._streams[split]
 
+    # Whole utterances and trials.
 
-def _check_epochs(epochs: int | None) -> None:
-    if epochs is not None:
-        check_integer("epochs", epochs, 1, 1 << 31)
+    def utterance(self, utterance_id: str, speaker_id: str | None = None) -> WholeUtterance:
+        """A whole utterance by its id (and speaker, where several have one of that id); see `WholeUtterances.one`."""
+        return self._whole().one(utterance_id, speaker_id)
+
+    def utterances(self, split: str, order: str = "index", pad_to: int | None = None) -> Iterator[WholeUtterance]:
+        """All whole utterances of a split with their true lengths; see `WholeUtterances.all`."""
+        return self._whole().all(split, order, pad_to)
+
+    def trials(self, path: str | Path) -> Trials:
+        """Trials of a list of `label enrol test`; see `trials.read_trials`."""
+        return read_trials(path, self._dataset)
+
+    def verification_trials(
+        self,
+        split: str,
+        per_speaker: int = 100,
+        seed: int = 0,
+        cross_session: bool = True,
+        same_gender: Mapping[str, Any] | None = None,
+    ) -> Trials:
+        """Target and non-target trials drawn from a split; see `trials.verification_trials`."""
+        return verification_trials(self._dataset, split, per_speaker, seed, cross_session, same_gender)
+
+    def _whole(self) -> WholeUtterances:
+        if self._reading.normalize == "crop":
+            raise ConfigError(
+                "normalize='crop' says nothing of a whole utterance: use 'utterance', 'dataset' or 'none'"
+            )
+        return WholeUtterances(self._dataset, self._reading.layout, self._reading.normalize)
+
+    # Making of streams.
+
+    def _make_stream(self, split: str) -> Stream:
+        index = self._dataset.index(split)
+        population = Population(index, self._options, self._filters, index.first_rows)
+        hosts = self._hosts.count if self._hosts.global_batch else 1
+        n = self._options.speakers_per_batch * hosts
+        if self._fewer and hosts <= population.eligible < n:
+            lower = population.eligible // hosts
+            notes.warn(
+                f"split {split!r} has {population.eligible} speakers with {self._options.utterances_per_speaker} crops "
+                f"or more: its batches have N={lower} speakers instead of {n // hosts}"
+            )
+            n = lower * hosts
+        sampler = Sampler(population, n, self._speaker_order)
+        notes.tell(split, sampler)
+        return Stream(self._dataset, split, sampler, self._filters, index, self._hosts, self._reading, self._delivery)
+
+    def _resolve(
+        self,
+        only: Sequence[str] | None,
+        exclude: Sequence[str],
+        sources: Sequence[str] | None,
+        min_utterances: int,
+        min_sessions: int,
+    ) -> Filters:
+        """Names of speakers and sources as the numbers that the index holds."""
+        labels = speaker_id_mapping(self._dataset) if only is not None or exclude else {}
+        numbers = {name: number for number, name in enumerate(self._dataset.metadata["datasets"])} if sources else {}
+        return Filters(
+            only=None if only is None else self._numbers("only_speakers", only, labels),
+            excluded=self._numbers("exclude_speakers", exclude, labels),
+            sources=None if sources is None else self._numbers("sources", sources, numbers),
+            min_utterances=min_utterances,
+            min_sessions=min_sessions,
+        )
+
+    def _numbers(self, option: str, names: Sequence[str], known: Mapping[str, int]) -> tuple[int, ...]:
+        check(not isinstance(names, str), option, names, "a list of names")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            what = "source" if option == "sources" else "speaker"
+            raise ConfigError(
+                f"{option}: {len(unknown)} of {len(names)} names are no {what} of {self._dataset.root}: "
+                f"{', '.join(map(repr, unknown[:10]))}; it has names such as {', '.join(map(repr, list(known)[:3]))}"
+            )
+        return tuple(sorted({known[name] for name in names}))
 
 
-class GE2EDatasetLoader(BatchLoader):
-    """The batches of `BatchLoader` as `tf.data.Dataset`s, one element a batch. Same arguments.
+class BatchIterator(Iterator[Batch]):
+    """Batches one after the other, with a state to go on from.
 
-    Elements are (examples float32 `[N*M, bins, crop_frames]`, labels int64 `[N*M]` in runs of M). Their shapes are
-    known beforehand, and so is their number. They are made a few ahead; iterating a dataset again starts again.
+    `state_dict()` after k batches, given to `load_state_dict()` of an iterator over the same batches, makes that one go
+    on with batch k + 1, to the end of its own epochs: also on another number of hosts.
     """
 
-    def get_train_dataset(self, epochs: int | None = 1) -> tf.data.Dataset:
-        """Train batches of `epochs` epochs, one after the other (None: without end)."""
-        return self._tf_dataset(self._stream("train"), epochs)
+    def __init__(self, stream: Stream, start: Position, epochs: int | None) -> None:
+        self._stream, self._place = stream, start
+        self._last = None if epochs is None else start.epoch + epochs - 1
 
-    def get_valid_dataset(self) -> tf.data.Dataset:
-        """Validation batches: epoch 0, the same every time."""
-        return self._tf_dataset(self._stream("valid"), 1)
+    def __next__(self) -> Batch:
+        if self._stream.after(self._place, 0) != self._place:  # too little of the epoch is left for all hosts
+            self._place = self._stream.after(self._place, 0)
+        if self._last is not None and self._place.epoch > self._last:
+            raise StopIteration
+        batch = self._stream.batch(self._place, go_on=self._place.epoch != self._last)
+        self._place = self._stream.after(self._place, 1)
+        return batch
 
-    def get_test_dataset(self) -> tf.data.Dataset:
-        """Test batches: epoch 0, the same every time."""
-        return self._tf_dataset(self._stream("test"), 1)
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, step and what the batches were planned from: plain numbers and text, small."""
+        return self._stream.state(self._place)
 
-    def _tf_dataset(self, stream: _Stream, epochs: int | None) -> tf.data.Dataset:
-        try:
-            import tensorflow as tf
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("TensorFlow, which a tf.data.Dataset needs,", "tf") from error
-        _check_epochs(epochs)
-        in_epoch = stream.sampler.batches_per_epoch
-        size = stream.sampler.speakers_per_batch * self._options.utterances_per_speaker
-        shape = (size, self._dataset.metadata["feature_shape"][0], self._options.crop_frames)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state.
 
-        # TensorFlow keeps the function of a numpy_function for the life of the process. So the function only refers to
-        # the stream weakly, and the dataset, which those made from it and their iterators keep, holds it.
-        reference = weakref.ref(stream)
+        Raises:
+            SamplingError: the state is of another dataset, or of options that give other batches.
+        """
+        self._place = self._stream.restore(state)
 
-        def read(number: npt.NDArray[np.int64]) -> Batch:
-            alive = reference()
-            if alive is None:
-                raise DatasetError("the tf.data.Dataset that these batches come from is gone: keep it while reading")
-            return alive.batch(*divmod(int(number), in_epoch))
 
-        def fetch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            examples, labels = tf.numpy_function(read, [number], (tf.float32, tf.int64), stateful=False)
-            return tf.ensure_shape(examples, shape), tf.ensure_shape(labels, shape[:1])
-
-        numbers = tf.data.Dataset.counter() if epochs is None else tf.data.Dataset.range(epochs * in_epoch)
-        batches = numbers.map(fetch, num_parallel_calls=_TF_PARALLEL, deterministic=True)
-        ready = batches.prefetch(_TF_READY)
-        ready.ge2e_stream = stream
-        return ready
+def check_epochs(epochs: int | None) -> None:
+    if epochs is not None:
+        check_integer("epochs", epochs, 1, 1 << 31)

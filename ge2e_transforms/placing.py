@@ -16,7 +16,7 @@ from ge2e_transforms.rng import Bits, below, derive
 Ints = npt.NDArray[np.int64]
 
 # Ids of the streams of random bits. A change of their order changes every plan.
-_ORDER, _CUT, _COLUMN, _PAIR, _SWAP, _SEAT = range(6)
+_ORDER, _CUT, _COLUMN, _PAIR, _SWAP, _SEAT, _BATCH = range(7)
 
 # Rounds of `_mix_pairs`. (measured, 100 speakers of 200 groups, N=2: with 0, 1, 2 and 3 rounds a speaker
 # meets 0.57, 0.97, 1.00 and 1.00 times as many different others as where groups lie at random.)
@@ -43,10 +43,11 @@ def largest(holds: Callable[[Ints], npt.NDArray[np.bool_]], upper: Ints) -> Ints
     `holds` is true of 0 and, once false, false of all larger values.
     """
     low, high = np.zeros_like(upper), upper.copy()
+    middle = high  # mostly the answer
     while np.any(low < high):
-        middle = (low + high + 1) // 2
         held = holds(middle)
         low, high = np.where(held, middle, low), np.where(held, high, middle - 1)
+        middle = (low + high + 1) // 2
     return low
 
 
@@ -78,7 +79,7 @@ def place(groups: Ints, batches: int, speakers_per_batch: int, key: Bits) -> Sea
         key: random bits.
     """
     order = np.argsort(derive(key, _ORDER, np.arange(len(groups))), kind="stable")
-    given = _cut(groups[order], int(groups.sum()) - batches * speakers_per_batch, derive(key, _CUT, 0))
+    given = cut(groups[order], int(groups.sum()) - batches * speakers_per_batch, derive(key, _CUT, 0))
     speaker = np.repeat(order, given)
     number = np.arange(len(speaker)) - np.repeat(np.cumsum(given) - given, given)
     rows = np.arange(len(speaker)).reshape(speakers_per_batch, batches)
@@ -86,11 +87,51 @@ def place(groups: Ints, batches: int, speakers_per_batch: int, key: Bits) -> Sea
     seats[_columns(speaker.reshape(rows.shape), key), np.arange(speakers_per_batch)[:, None]] = rows
     for turn in range(_MIX_ROUNDS):
         _mix_pairs(seats, speaker, derive(key, _PAIR, turn), derive(key, _SWAP, turn))
-    inside = np.argsort(derive(key, _SEAT, np.arange(seats.size)).reshape(seats.shape), axis=1, kind="stable")
-    return Seats(speaker, number, np.take_along_axis(seats, inside, axis=1))
+    return Seats(speaker, number, _mix_seats(seats, key))
 
 
-def _cut(groups: Ints, surplus: int, bits: Bits) -> Ints:
+def place_in_order(groups: Ints, batches: int, speakers_per_batch: int, key: Bits) -> Seats:
+    """Batches of neighbours: as `place`, but each batch takes the next N speakers of the given order, round and round.
+
+    A speaker with as many groups left as there are batches left must be in all of them, so it is taken first; all
+    others come in their turn. Whatever is chosen beside those, the rest can still fill the other batches: with B
+    batches left, sum(min(left, B)) >= N x B stays true. The batches themselves are put into random order.
+
+    Args:
+        groups: int64 `[speakers]` in the order wanted, else as for `place`.
+        batches: B, as for `place`.
+        speakers_per_batch: N.
+        key: random bits.
+    """
+    left, turn = groups.copy(), 0
+    chosen = np.empty((batches, speakers_per_batch), dtype=np.int64)
+    for batch in range(batches):
+        must = np.flatnonzero(left >= batches - batch)[:speakers_per_batch]
+        free = left > 0
+        free[must] = False
+        waiting = np.flatnonzero(free)
+        first = int(np.searchsorted(waiting, turn))
+        following = np.concatenate([waiting[first:], waiting[:first]])[: speakers_per_batch - len(must)]
+        turn = int(following[-1]) + 1 if len(following) else turn
+        chosen[batch] = np.concatenate([must, following])
+        left[chosen[batch]] -= 1
+    by_speaker = np.argsort(chosen, axis=None, kind="stable")
+    speaker = chosen.ravel()[by_speaker]
+    given = np.bincount(speaker, minlength=len(groups))
+    number = np.arange(len(speaker)) - np.repeat(np.cumsum(given) - given, given)
+    seats = np.empty(chosen.size, dtype=np.int64)
+    seats[by_speaker] = np.arange(chosen.size)
+    mixed = np.argsort(derive(key, _BATCH, np.arange(batches)), kind="stable")
+    return Seats(speaker, number, _mix_seats(seats.reshape(chosen.shape)[mixed], key))
+
+
+def _mix_seats(seats: Ints, key: Bits) -> Ints:
+    """The seats of each batch in random order."""
+    draws = derive(key, _SEAT, np.arange(seats.size)).reshape(seats.shape)
+    return np.take_along_axis(seats, np.argsort(draws, axis=1, kind="stable"), axis=1)
+
+
+def cut(groups: Ints, surplus: int, bits: Bits) -> Ints:
     """Leaves out `surplus` groups at equal distances, so that speakers lose in proportion to what they give."""
     ends = np.cumsum(groups)
     left_out = (np.arange(surplus) * ends[-1] + below(bits, ends[-1])) // max(1, surplus)

@@ -6,99 +6,63 @@ It must not know how batches are made. Safe to call from several threads at once
 from __future__ import annotations
 
 import math
-import os
-import resource
 import threading
-import weakref
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.dataset import Dataset, Places, SplitIndex
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
-from ge2e_transforms.records import DTYPES
+from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
+from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
+from ge2e_transforms.windows import Window
 
 Values = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.integer]
 
 NORMALIZE = ("none", "dataset", "crop", "utterance")
+LAYOUTS = ("mel_time", "time_mel")
+CHECKS = ("first", "always", "never")
 # Crops are read and turned over in blocks that stay in a 1 MiB L2 cache (measured: 2.5 times as fast as turning
 # over a whole batch of 640).
 _BLOCK_BYTES = 1 << 18
-# Files kept open where the system sets no limit.
-_MOST_OPEN = 4096
+# Arrays that begin at such an address are taken over by TensorFlow as they are, others are copied.
+_ALIGNMENT = 64
+# Memory of so many batches is kept for later ones.
+_KEPT_BUFFERS = 6
 # A bin whose deviation is this small beside its mean is constant, up to rounding: it becomes 0.
 _CONSTANT = 1e-6
 
 
-class ShardFiles:
-    """Numbered files for positional reads.
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How crops are read.
 
-    They are opened on first use and stay open, up to half of what the process may have open, all `ShardFiles` of it
-    together; any beyond are opened for each read.
-
-    Args:
-        paths: in the order of their numbers.
+    Attributes:
+        normalize: 'none'; else (value - mean) / deviation per bin, with those of all train frames ('dataset'), of
+            the crop ('crop'), or of the whole record ('utterance'; they are held in memory, 8 bytes a bin and record).
+            A bin without deviation becomes 0.
+        layout: 'mel_time' for `[n, bins, rows]`, 'time_mel' for `[n, rows, bins]`, which is how records are stored.
+        check_crc: when a record's checksum is compared, for which all of the record is read: the 'first' time that
+            this reader comes to it, 'always' or 'never'.
+        readers: reads under way at once, of a dataset on a store.
     """
 
-    _lock = threading.Lock()
-    _kept_open = 0
+    normalize: str = "none"
+    layout: str = "mel_time"
+    check_crc: str = "first"
+    readers: int = 32
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._open: dict[int, int] = {}
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = _MOST_OPEN if limit == resource.RLIM_INFINITY else limit // 2
-        weakref.finalize(self, _close_all, self._open)
-
-    def read(self, number: int, offset: int, target: memoryview) -> None:
-        """Fills `target` from a file.
-
-        Raises:
-            CorruptRecordError: the file ends before.
-            DatasetError: the file cannot be opened or read.
-        """
-        path = self._paths[number]
-        try:
-            got = self._read(number, offset, target)
-        except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be read at offset {offset}: {error}. "
-                "Was the dataset moved or removed while it was in use?"
-            ) from error
-        if got != target.nbytes:
-            raise CorruptRecordError(
-                f"{path} at offset {offset}: expected {target.nbytes} bytes, got {got}: the file is cut off, or is not "
-                "the one that its index was made for. `ge2e verify` finds what else is damaged"
-            )
-
-    def _read(self, number: int, offset: int, target: memoryview) -> int:
-        descriptor = self._open.get(number)
-        if descriptor is not None:
-            return os.preadv(descriptor, [target], offset)
-        with self._lock:
-            if number not in self._open and ShardFiles._kept_open < self._most:
-                self._open[number] = os.open(self._paths[number], os.O_RDONLY)
-                ShardFiles._kept_open += 1
-            descriptor = self._open.get(number)
-        if descriptor is not None:
-            return os.preadv(descriptor, [target], offset)
-        descriptor = os.open(self._paths[number], os.O_RDONLY)
-        try:
-            return os.preadv(descriptor, [target], offset)
-        finally:
-            os.close(descriptor)
-
-
-def _close_all(descriptors: dict[int, int]) -> None:
-    # No lock: a finalizer may run in a thread that holds it. A count that is off by one does no harm.
-    ShardFiles._kept_open -= len(descriptors)
-    for descriptor in descriptors.values():
-        os.close(descriptor)
+    def __post_init__(self) -> None:
+        for name, allowed in (("normalize", NORMALIZE), ("layout", LAYOUTS), ("check_crc", CHECKS)):
+            check_one_of(name, getattr(self, name), allowed)
+        check_integer("readers", self.readers, 1, 1025)
 
 
 class CropReader:
@@ -107,76 +71,212 @@ class CropReader:
     Args:
         dataset: an open dataset.
         split: its name.
-        crop_frames: length of a crop in stored rows.
+        index: of the split.
+        options: how crops are read.
+        longest: rows of the longest crop that will be asked for.
         short: how a record shorter than a crop is filled up: 'pad' by silence, else from its start again.
-        normalize: 'none'; else (value - mean) / deviation per bin, with those of all train frames ('dataset'), of
-            the crop ('crop'), or of the whole record ('utterance'; they are held in memory, 8 bytes a bin and record).
-            A bin without deviation becomes 0.
 
     Raises:
-        ConfigError: unknown `normalize`, or a crop longer than the stored windows.
-        DatasetError: the split or its files are missing, or no train frame was ever stored ('dataset').
+        ConfigError: a crop longer than the stored windows.
+        DatasetError: files are missing, or no train frame was ever stored ('dataset').
     """
 
-    def __init__(self, dataset: Dataset, split: str, crop_frames: int, short: str, normalize: str) -> None:
-        bins, window = dataset.metadata["feature_shape"]
-        if normalize not in NORMALIZE:
-            raise ConfigError(f"normalize={normalize!r} cannot be used: expected one of {NORMALIZE}")
-        if dataset.metadata["segments"] == "windows" and crop_frames > window:
+    def __init__(
+        self, dataset: Dataset, split: str, index: SplitIndex, options: ReadingOptions, longest: int, short: str
+    ) -> None:
+        self._bins, window = dataset.metadata["feature_shape"]
+        if dataset.metadata["segments"] == "windows" and longest > window:
             raise ConfigError(
-                f"crop_frames={crop_frames} cannot be used: {dataset.root} holds windows of {window} rows. "
+                f"crop_frames={longest} cannot be used: {dataset.root} holds windows of {window} rows. "
                 "Store --segments utterance to choose the length of crops when reading"
             )
-        index = dataset.index(split)
-        self._shard, self._frames, self._payload = index["shard"], index["frames"], index["payload_offset"]
-        self._files = ShardFiles(dataset.shard_paths(split))
-        self._shape = (crop_frames, bins)
+        dataset.check_shards(split)
+        self._dataset, self._split, self._index, self._options = dataset, split, index, options
+        sizes = [entry["records_bytes"] for entry in dataset.shards(split)]
+        self.files: LocalShards | StoreShards = open_shards(
+            dataset.folder, dataset.shard_names(split), sizes, options.readers
+        )
         self._dtype = DTYPES[dataset.metadata["dtype"]]
         self._padding = silence(dataset.recipe) if short == "pad" else None
-        self._statistics = _statistics(dataset, split, normalize)
-        self._by_crop = normalize == "crop"
+        self._statistics = _statistics(dataset, split, options.normalize)
+        self._checked = np.zeros(-(-len(index) // 8), dtype=np.uint8)
+        self._buffers = _Buffers()
+        self._lock = threading.Lock()
 
-    def read(self, records: npt.NDArray[np.integer], starts: npt.NDArray[np.integer]) -> Values:
-        """Crops, float32 `[n, bins, crop_frames]`, of records (numbers in the split's index) and first rows.
+    def read(self, records: Rows, starts: Rows, rows: int, window: Window | None = None) -> Values:
+        """Crops of records (numbers in the split's index), from a first row on.
+
+        Args:
+            records: integers `[n]`.
+            starts: integers `[n]`, the first row of each crop.
+            rows: of every crop.
+            window: shards in memory, to read from instead of the files.
+
+        Returns:
+            float32 `[n, bins, rows]` or `[n, rows, bins]`.
 
         Raises:
-            CorruptRecordError: a file ends before a crop does.
+            CorruptRecordError: a record does not match its checksum or its index row, or a file ends before a crop.
             DatasetError: a file cannot be read.
         """
-        crop, bins = self._shape
-        rows = np.minimum(self._frames[records], crop).tolist()
-        offsets = (self._payload[records] + starts.astype(np.int64) * (bins * self._dtype.itemsize)).tolist()
-        shards = self._shard[records].tolist()
-        values = np.empty((len(records), bins, crop), dtype=np.float32)
-        step = max(1, _BLOCK_BYTES // (crop * bins * self._dtype.itemsize))
-        block = np.empty((step, crop, bins), dtype=self._dtype)
+        places = self._index.places(records)
+        frames = np.minimum(self._index["frames"][records], rows)
+        whole = self._to_check(records)
+        mel_first = self._options.layout == "mel_time"
+        shape = (self._bins, rows) if mel_first else (rows, self._bins)
+        values = self._buffers.take((len(records), *shape))
+        direct = not mel_first and self._dtype.kind == "f"
+        step = max(1, _BLOCK_BYTES // (rows * self._bins * self._dtype.itemsize))
+        if isinstance(self.files, StoreShards):
+            step = len(records)  # so that all reads are under way at once
+        block = np.empty((0 if direct else step, rows, self._bins), dtype=self._dtype)
         for first in range(0, len(records), step):
             part = slice(first, first + step)
-            for target, *place in zip(block, shards[part], offsets[part], rows[part], strict=False):
-                self._read_crop(target, *place)
-            values[part] = block[: len(values[part])].transpose(0, 2, 1)
-            if self._dtype.kind == "i":
-                values[part] /= np.float32(PCM16_SCALE)
+            target = values[part] if direct else block[: len(values[part])]
+            self._read_block(
+                target, records[part], starts[part], Places(*(x[part] for x in places)), whole[part], window
+            )
+            self._fill_up(target, frames[part])
+            if not direct:
+                values[part] = target.transpose(0, 2, 1) if mel_first else target
+                if self._dtype.kind == "i":
+                    values[part] /= np.float32(PCM16_SCALE)
             self._normalize_block(values[part], records[part])
         return values
 
-    def _read_crop(self, target: npt.NDArray[np.generic], shard: int, offset: int, rows: int) -> None:
-        self._files.read(shard, offset, memoryview(target[:rows]).cast("B"))  # type: ignore[arg-type]
-        if rows < len(target):
+    def _read_block(
+        self,
+        target: npt.NDArray[Any],
+        records: Rows,
+        starts: Rows,
+        places: Places,
+        whole: npt.NDArray[np.bool_],
+        window: Window | None,
+    ) -> None:
+        """Reads crops into `[n, rows, bins]`; a crop shorter than that leaves its end as it is."""
+        files = window or self.files
+        row_bytes = self._bins * self._dtype.itemsize
+        sizes = np.minimum(self._index["frames"][records], target.shape[1]) * row_bytes
+        begin = starts.astype(np.int64) * row_bytes
+        bytes_of = memoryview(target).cast("B")  # type: ignore[arg-type]
+        each = target.shape[1] * row_bytes
+        plain = np.flatnonzero(~whole).tolist()
+        if plain:
+            offsets, shards, lengths = (places.payload + begin).tolist(), places.shard.tolist(), sizes.tolist()
+            files.read_into(
+                [(shards[i], offsets[i]) for i in plain],
+                [bytes_of[i * each : i * each + lengths[i]] for i in plain],
+            )
+        checked = np.flatnonzero(whole)
+        if len(checked):
+            chosen = Places(*(column[checked] for column in places))
+            bodies = files.read(
+                list(
+                    zip(
+                        chosen.shard.tolist(),
+                        (chosen.offset + HEADER_BYTES).tolist(),
+                        (chosen.length - HEADER_BYTES).tolist(),
+                        strict=True,
+                    )
+                )
+            )
+            self._check(bodies, records[checked], chosen)
+            heads = (chosen.payload - chosen.offset - HEADER_BYTES + begin[checked]).tolist()
+            for i, body, head, length in zip(checked.tolist(), bodies, heads, sizes[checked].tolist(), strict=True):
+                bytes_of[i * each : i * each + length] = memoryview(body)[head : head + length]
+            self._mark(records[checked])
+
+    def _to_check(self, records: Rows) -> npt.NDArray[np.bool_]:
+        if self._options.check_crc == "first":
+            unseen: npt.NDArray[np.bool_] = self._checked[records >> 3] & (1 << (records & 7)) == 0
+            return unseen
+        return np.full(len(records), self._options.check_crc == "always")
+
+    def _mark(self, records: Rows) -> None:
+        if self._options.check_crc == "first":
+            with self._lock:  # two records may share a byte
+                np.bitwise_or.at(self._checked, records >> 3, (1 << (records & 7)).astype(np.uint8))
+
+    def _check(self, bodies: Sequence[bytes], records: Rows, places: Places) -> None:
+        """Compares whole records with their checksums, and what they say of themselves with the index."""
+        payload_bytes = self._index["frames"][records].astype(np.int64) * (self._bins * self._dtype.itemsize)
+        heads = (places.payload - places.offset - HEADER_BYTES).tolist()
+        labels = self._index["label"][records].tolist()
+        for i, (body, head, size, label) in enumerate(zip(bodies, heads, payload_bytes.tolist(), labels, strict=True)):
+            if not body_is_whole(body):
+                self._refuse(int(records[i]), places, i, "the checksum of the record does not match")
+            expected = payload_head(self._dtype, size)
+            if body[head - len(expected) : head] != expected or body.find(label_entry(label), 0, head) < 0:
+                said = f"{size // (self._bins * self._dtype.itemsize)} rows of label {label}"
+                self._refuse(int(records[i]), places, i, f"the record holds other than the {said} that the index says")
+
+    def _refuse(self, record: int, places: Places, i: int, what: str) -> None:
+        shard = int(places.shard[i])
+        where = self._dataset.folder.where(self._dataset.shard_names(self._split)[shard])
+        raise CorruptRecordError(
+            f"{where} at offset {int(places.offset[i])}, {self._name(record, shard)}: {what}: the file is damaged or "
+            "was changed. Copy it again; or the same `ge2e run` command makes a damaged shard anew; `ge2e verify` finds "
+            "what else is damaged"
+        )
+
+    def _name(self, record: int, shard: int) -> str:
+        """Speaker and utterance of a record, as far as the shard's own index can still be read."""
+        try:
+            table = self._dataset.shard_index(self._split, shard, ("speaker_id", "utterance_id"))
+            row = record - int(self._index.first_rows[shard])
+            return f"utterance {table['utterance_id'][row].as_py()!r} of speaker {table['speaker_id'][row].as_py()!r}"
+        except (DatasetError, IndexError) as error:
+            return f"record {record} of split {self._split!r} (its index: {error})"
+
+    def _fill_up(self, block: npt.NDArray[Any], frames: Rows) -> None:
+        for i in np.flatnonzero(frames < block.shape[1]).tolist():
+            rows, target = int(frames[i]), block[i]
             again = target[np.arange(rows, len(target)) % rows]
             target[rows:] = again if self._padding is None else self._padding
 
-    def _normalize_block(self, values: Values, records: npt.NDArray[np.integer]) -> None:
-        """Normalises `[n, bins, crop]` in place."""
-        if self._by_crop:
-            mean = values.mean(axis=2, dtype=np.float64)
-            values -= mean.astype(np.float32)[:, :, None]
-            deviation = np.sqrt(np.einsum("nbt,nbt->nb", values, values) / values.shape[2])
-            values *= _scale(mean, deviation).astype(np.float32)[:, :, None]
+    def _normalize_block(self, values: Values, records: Rows) -> None:
+        """Normalises a block in place."""
+        time = 2 if self._options.layout == "mel_time" else 1
+        if self._options.normalize == "crop":
+            mean = values.mean(axis=time, dtype=np.float64)
+            values -= np.expand_dims(mean.astype(np.float32), time)
+            deviation = np.sqrt(np.square(values).mean(axis=time))
+            values *= np.expand_dims(_scale(mean, deviation).astype(np.float32), time)
         elif self._statistics is not None:
             mean, scale = (column if len(column) == 1 else column[records] for column in self._statistics)
-            values -= mean.astype(np.float32)[:, :, None]
-            values *= scale.astype(np.float32)[:, :, None]
+            values -= np.expand_dims(mean.astype(np.float32), time)
+            values *= np.expand_dims(scale.astype(np.float32), time)
+
+
+class _Lease:
+    """The memory of one batch, given back when no array of it is left."""
+
+    def __init__(self, buffer: Values, size: int, returned: list[Values]) -> None:
+        self._buffer, self._returned = buffer, returned
+        address = -(-buffer.ctypes.data // _ALIGNMENT) * _ALIGNMENT
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (size,), "typestr": "<f4"}
+
+    def __del__(self) -> None:
+        if len(self._returned) < _KEPT_BUFFERS:
+            self._returned.append(self._buffer)
+
+
+class _Buffers:
+    """Memory for batches, used again once a batch is gone: fresh pages cost a third of what reading into them does."""
+
+    def __init__(self) -> None:
+        self._returned: list[Values] = []
+
+    def take(self, shape: tuple[int, ...]) -> Values:
+        size = math.prod(shape)
+        needed = size + _ALIGNMENT // 4
+        try:
+            buffer = self._returned.pop()
+        except IndexError:
+            buffer = np.empty(0, dtype=np.float32)
+        if len(buffer) < needed:
+            buffer = np.empty(needed, dtype=np.float32)
+        return np.asarray(_Lease(buffer, size, self._returned)).reshape(shape)
 
 
 def silence(recipe: Recipe) -> Values:
@@ -210,7 +310,7 @@ def _statistics(dataset: Dataset, split: str, normalize: str) -> tuple[npt.NDArr
         mean, deviation = np.array([stored["mean"]]), np.array([stored["std"]])
     elif normalize == "utterance":
         names, bins = ("mean", "deviation"), dataset.metadata["feature_shape"][0]
-        tables = [dataset.shard_index(split, shard, names) for shard in range(len(dataset.shard_paths(split)))]
+        tables = [dataset.shard_index(split, shard, names) for shard in range(len(dataset.shards(split)))]
         mean, deviation = (
             np.concatenate([np.asarray(table[name].combine_chunks().flatten()) for table in tables]).reshape(-1, bins)
             for name in names

@@ -10,6 +10,7 @@ crc32c of the data, all little-endian.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -46,10 +47,48 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+def crc32c_of(stream: BinaryIO) -> int:
+    """The plain crc32c of what is left in a stream."""
+    crc = 0
+    while block := stream.read(1 << 20):
+        crc = google_crc32c.extend(crc, block)
+    return crc
+
+
 def frame(data: bytes) -> bytes:
     """`data` as one TFRecord."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, _FOOTER.pack(masked_crc(length)), data, _FOOTER.pack(masked_crc(data))))
+
+
+def body_is_whole(body: bytes) -> bool:
+    """Whether the data of a framed record matches the checksum behind it; `body` is the record without its header.
+
+    The checksum of data and footer together is that of the data, as the footer says, gone on over the footer: so
+    nothing is copied to tell them apart.
+    """
+    (masked,) = _FOOTER.unpack_from(body, len(body) - FOOTER_BYTES)
+    rotated = (masked - _MASK_DELTA) & 0xFFFFFFFF
+    crc = ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
+    return bool(google_crc32c.value(body) == google_crc32c.extend(crc, body[-FOOTER_BYTES:]))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def payload_head(dtype: np.dtype[Any], payload_bytes: int) -> bytes:
+    """The bytes of a record right before its values: key and lengths."""
+    key, kind = (schema.KEY_VALUES, 2) if dtype.kind == "f" else (schema.KEY_ENCODED, 1)
+    # The payload itself is left out, so lengths are added up from inside out.
+    inner = b"\n" + _varint(payload_bytes)
+    feature = bytes((kind << 3 | 2,)) + _varint(len(inner) + payload_bytes) + inner
+    value = b"\x12" + _varint(len(feature) + payload_bytes) + feature
+    name = _field(1, key.encode())
+    return b"\n" + _varint(len(name) + len(value) + payload_bytes) + name + value
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def label_entry(label: int) -> bytes:
+    """The bytes that say in a record that its speaker has this label."""
+    return _entry(schema.KEY_LABEL, _scalar(label))
 
 
 def encode_record(values: npt.NDArray[Any], fields: Mapping[str, str | int]) -> tuple[bytes, int]:

@@ -6,7 +6,7 @@ Layout of a dataset folder O (gen = first 8 hex digits of the fingerprint of rec
     O/<split>/features-<gen>-00007-of-00032.tfrecord      records, speakers and utterances in sorted order
     O/<split>/features-<gen>-00007-of-00032.index.parquet one row a record
     O/<split>/features-<gen>-00007-of-00032.done.json     what the shard holds; written last of the three
-    O/<split>/index-<gen>.parquet                         integers of all records of the split, for the sampler
+    O/<split>/index-<gen>.arrow                           integers of all records of the split, for the sampler
     O/speakers-<gen>.parquet                              one row a speaker
     O/ledger-<gen>.parquet                                one row a manifest row that was not written
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "ge2e-features"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_FILE = "metadata.json"
 
 # Keys of the tf.train.Example of one record.
@@ -60,7 +60,7 @@ FLAG_PART = 4  # one of several records that an utterance over `max_part_s` was 
 _GENERATED = r"-[0-9a-f]{8}"
 OWN_FILE = re.compile(
     rf"(speakers|ledger){_GENERATED}\.parquet"
-    rf"|[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}/(index{_GENERATED}\.parquet"
+    rf"|[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}/(index{_GENERATED}\.(arrow|parquet)"
     rf"|features{_GENERATED}-\d{{5,}}-of-\d{{5,}}\.(tfrecord|index\.parquet|done\.json))"
 )
 
@@ -70,7 +70,7 @@ TRAIN_SPLIT = "train"
 # A split's name becomes a folder; nothing else of a manifest ever becomes a path.
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
-# Integer columns that the sampler needs, in the index of a shard and (with `shard`) of a split.
+# Integer columns of a shard's index.
 SAMPLER_COLUMNS = (
     "offset",  # of the framed record in its file, bytes
     "length",  # of the framed record, bytes
@@ -83,6 +83,9 @@ SAMPLER_COLUMNS = (
     "flags",
 )
 _WIDE = ("offset", "length", "payload_offset", "start", "samples")
+# Those of a split's index. The shard of a row follows from the records of each shard in metadata.json, the length of
+# a record from the offset of the next, and where its values begin from their number, as they are its last field.
+SPLIT_COLUMNS = ("offset", "frames", "label", "utterance_index", "session_index", "source_index", "flags")
 
 
 def split_key(split: str) -> tuple[int, str]:
@@ -101,7 +104,7 @@ def shard_files(base: str) -> tuple[str, str, str]:
 
 
 def split_index_file(split: str, generation: str) -> str:
-    return f"{split}/index-{generation}.parquet"
+    return f"{split}/index-{generation}.arrow"
 
 
 def speakers_file(generation: str) -> str:
@@ -132,12 +135,11 @@ def index_schema(n_bins: int) -> pa.Schema:
 
 
 def split_index_schema() -> pa.Schema:
-    """Columns of a split's index: the sampler's integers and the shard they are in."""
+    """Columns of a split's index: what the sampler and the reader need of every record, 29 bytes."""
     import pyarrow as pa
 
-    columns = [("shard", pa.int32())]
-    columns += [(name, pa.int64() if name in _WIDE else pa.int32()) for name in SAMPLER_COLUMNS]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
+    kinds = {"offset": pa.int64(), "flags": pa.uint8()}
+    return pa.schema([pa.field(name, kinds.get(name, pa.int32()), nullable=False) for name in SPLIT_COLUMNS])
 
 
 def speakers_schema() -> pa.Schema:

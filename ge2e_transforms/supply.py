@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ge2e_transforms.checks import check_integer
+from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.placing import Ints, largest
 
@@ -22,6 +22,7 @@ _CHOICES = {
     "short": ("repeat", "pad", "drop"),
     "under_m": ("drop", "repeat"),
     "crops": ("random", "grid"),
+    "batch_sources": ("mixed", "single"),
 }
 _EXPONENTS = {"uniform": 0.0, "proportional": 1.0}
 
@@ -33,7 +34,8 @@ class SamplingOptions:
     Attributes:
         speakers_per_batch: N, different speakers in every batch.
         utterances_per_speaker: M, crops of each of them, side by side.
-        crop_frames: length of a crop in stored rows (frames, or samples of a raw dataset).
+        crop_frames: length of a crop in stored rows (frames, or samples of a raw dataset); or (shortest, longest,
+            step), for batches of one length each, drawn per batch.
         seed: integer in [0, 2^64). There is no default source of chance: None is refused.
         distinct: must the M crops come from M utterances? 'strict': always, whatever is left out for it.
             'prefer': unless the speaker's quota cannot be filled so; then with the fewest repetitions there can
@@ -47,6 +49,10 @@ class SamplingOptions:
         under_m: speakers with fewer than M crops. 'drop': left out. 'repeat': one group, some crops twice.
         crops: 'random': crop j of n starts anywhere in the j-th of n equal parts of the possible starts.
             'grid': crops lie end to end, and where the first one starts is random.
+        distinct_sessions: `distinct` then speaks of sessions: the M crops come from M sessions (and so utterances).
+        slots_per_utterance: the most crops that a record gives in its turn, however long it is; None for no limit.
+        batch_sources: 'single': all speakers of a batch are of one source. A speaker of two sources takes part in each.
+        locality: None, or a number W: batches are made within windows of W shards, which a reader can hold in memory.
 
     Raises:
         ConfigError: on construction; it names the value.
@@ -54,18 +60,27 @@ class SamplingOptions:
 
     speakers_per_batch: int
     utterances_per_speaker: int
-    crop_frames: int
+    crop_frames: int | tuple[int, int, int]
     seed: int
     distinct: str = "prefer"
     speakers: str | float = "uniform"
     short: str = "repeat"
     under_m: str = "drop"
     crops: str = "random"
+    distinct_sessions: bool = False
+    slots_per_utterance: int | None = None
+    batch_sources: str = "mixed"
+    locality: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("speakers_per_batch", "utterances_per_speaker", "crop_frames"):
-            check_integer(name, getattr(self, name), 1, 1 << 31)
-        check_integer("seed", self.seed, 0, 1 << 64)
+        for name in ("speakers_per_batch", "utterances_per_speaker"):
+            self._check_integer(name, 1 << 31)
+        for name in ("slots_per_utterance", "locality"):
+            if getattr(self, name) is not None:
+                self._check_integer(name, 1 << 31)
+        self._check_crop_frames()
+        check(isinstance(self.distinct_sessions, bool), "distinct_sessions", self.distinct_sessions, "True or False")
+        self._check_integer("seed", 1 << 64, least=0)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r} cannot be used: expected one of {allowed}")
@@ -74,6 +89,40 @@ class SamplingOptions:
             raise ConfigError(f"speakers={self.speakers!r} cannot be used: expected {expected}")
         if self.distinct == "strict" and self.under_m == "repeat":
             raise ConfigError("distinct='strict' forbids what under_m='repeat' asks for: change one of them")
+        if self.locality and self.batch_sources == "single":
+            raise ConfigError(
+                f"locality={self.locality} and batch_sources='single' cannot be used together, as a window of shards "
+                "may hold too little of a source: leave out one of them"
+            )
+
+    def _check_integer(self, name: str, bound: int, least: int = 1) -> None:
+        """Integers of NumPy become Python's, so that equal options have one text."""
+        check_integer(name, getattr(self, name), least, bound)
+        object.__setattr__(self, name, int(getattr(self, name)))
+
+    def _check_crop_frames(self) -> None:
+        if not isinstance(self.crop_frames, (tuple, list)):
+            self._check_integer("crop_frames", 1 << 31)
+            return
+        check(len(self.crop_frames) == 3, "crop_frames", self.crop_frames, "(shortest, longest, step)")
+        for value in self.crop_frames:
+            check_integer("crop_frames", value, 1, 1 << 31)
+        object.__setattr__(self, "crop_frames", tuple(map(int, self.crop_frames)))
+        shortest, longest, _ = self.crop_frames
+        check(shortest <= longest, "crop_frames", self.crop_frames, "shortest <= longest")
+
+    @property
+    def lengths(self) -> range:
+        """Lengths that a crop can have, in rows, shortest first."""
+        if isinstance(self.crop_frames, tuple):
+            shortest, longest, step = self.crop_frames
+            return range(shortest, longest + 1, step)
+        return range(self.crop_frames, self.crop_frames + 1)
+
+    @property
+    def longest(self) -> int:
+        """Rows of the longest crop, for which slots are counted."""
+        return self.lengths[-1]
 
     @property
     def exponent(self) -> float:
@@ -85,10 +134,10 @@ class SamplingOptions:
 
 
 class Supply:
-    """What the speakers of a split can give, for one M and any N: slots, and groups of M of them.
+    """What some speakers of a split can give, for one M and any N: slots, and groups of M of them.
 
-    A record of T rows, T >= crop, gives T // crop slots; a shorter one gives one, or none (`short='drop'`). The
-    parts that a long utterance is stored in are records of one utterance.
+    A record of T rows, T >= crop, gives T // crop slots, or as many as `slots_per_utterance` says; a shorter one gives
+    one, or none (`short='drop'`). The parts that a long utterance is stored in are records of one utterance.
 
     Args:
         index: integer arrays, one entry a record: `frames`, `label`, `utterance_index` and `session_index` (these two
@@ -96,53 +145,59 @@ class Supply:
         options: `speakers_per_batch` is not looked at.
 
     Attributes:
-        label: int64 `[speakers]`, rising.
+        label: int64 `[speakers]`, rising: those with slots.
         held: int64 `[speakers]`, groups that each can give; 0 for those who cannot take part.
+        utterances, sessions: int64 `[speakers]`, how many of them have slots.
+        number, slots, speaker: int64, one entry an utterance (with `distinct_sessions` a session): its number, how many
+            slots it has, and whose it is.
     """
 
     def __init__(self, index: Mapping[str, npt.NDArray[Any]], options: SamplingOptions) -> None:
         self.options = options
         names = ("frames", "label", "utterance_index", "session_index")
-        frames, label, number, session = (np.asarray(index[name], dtype=np.int64) for name in names)
-        one_of_short = (frames > 0) & (options.short != "drop")
-        slots = np.where(frames < options.crop_frames, one_of_short, frames // options.crop_frames)
+        frames, label, utterance, session = (np.asarray(index[name], dtype=np.int64) for name in names)
+        slots = _slots_of_records(frames, options)
         self.short_dropped = int(np.count_nonzero(slots == 0))
+        number = session if options.distinct_sessions else utterance
         # Records with slots, by speaker and utterance; those of one utterance keep their order.
-        kept = np.flatnonzero(slots)
-        self.record = kept[np.argsort(label[kept] << 32 | number[kept], kind="stable")]
+        self.record = _by_keys(np.flatnonzero(slots), label << 32 | number)
         self.record_frames, self.record_slots = frames[self.record], slots[self.record]
-        self.record_of_slot = np.repeat(np.arange(len(kept), dtype=np.int32), self.record_slots)
+        self.record_of_slot = np.repeat(np.arange(len(self.record), dtype=np.int32), self.record_slots)
         self.record_first = offsets(self.record_slots)[:-1]
-        label, number, session = label[self.record], number[self.record], session[self.record]
-        head = np.flatnonzero(_changes(label) | _changes(number))
+        label, number, session, utterance = (x[self.record] for x in (label, number, session, utterance))
+        head = np.flatnonzero(changes(label) | changes(number))
         self.number, self.session, self.first_slot = number[head], session[head], self.record_first[head]
-        self._head = np.flatnonzero(_changes(label[head]))
+        self._head = np.flatnonzero(changes(label[head]))
         self.label = label[head][self._head]
-        self.utterances = np.diff(self._head, append=len(head))
-        self.speaker = np.repeat(np.arange(len(self.label)), self.utterances)  # of each utterance
-        self.slots = _run_sums(self.record_slots, head)
+        self.speaker = np.repeat(np.arange(len(self.label)), np.diff(self._head, append=len(head)))
+        self.utterances, self.sessions = (_count_different(label, ids) for ids in (utterance, session))
+        self.slots = run_sums(self.record_slots, head)
         self.speaker_slots = self.speaker_sums(self.slots)
         # Slots of those who have too few count several times, so that there are at least M, and fewer than 2 M.
         m, copies = options.utterances_per_speaker, np.ones_like(self.label)
         if options.under_m == "repeat":
             copies = -(-m // self.speaker_slots)
-        self.copies = copies[self.speaker]
+        self.speaker_copies, self.copies = copies, copies[self.speaker]
         self.slots = self.slots * self.copies
         self.distinct_groups = self._distinct_groups()
         self.held = self.distinct_groups if options.distinct == "strict" else self.speaker_slots * copies // m
 
     def speaker_sums(self, values: Ints) -> Ints:
         """Sums per speaker of a value per utterance."""
-        return _run_sums(values, self._head)
+        return run_sums(values, self._head)
 
     def speaker_firsts(self, values: Ints) -> Ints:
         """What the first utterance of its speaker has, for every utterance."""
         return values[self._head][self.speaker]
 
+    def laid_out(self, level: Ints) -> Ints:
+        """Slots of each speaker when of no utterance more than `level[speaker]` are taken."""
+        return self.speaker_sums(np.minimum(self.slots, level[self.speaker]))
+
     @property
-    def eligible(self) -> int:
-        """Speakers that hold a group: the largest N."""
-        return int(np.count_nonzero(self.held))
+    def richest(self) -> Ints:
+        """Slots of the utterance that has most of them, per speaker."""
+        return np.maximum.reduceat(self.slots, self._head) if len(self._head) else self.label
 
     def _distinct_groups(self) -> Ints:
         """The most groups that each speaker can give at once without an utterance twice in a group.
@@ -151,38 +206,67 @@ class Supply:
         enough, too, as the dealing of `Sampler` shows.
         """
         m = self.options.utterances_per_speaker
-
-        def enough(groups: Ints) -> npt.NDArray[np.bool_]:
-            return self.speaker_sums(np.minimum(self.slots, groups[self.speaker])) >= groups * m
-
-        return largest(enough, self.speaker_slots // m)
-
-    def require(self, speakers: int) -> None:
-        """Refuses more speakers in a batch than can take part.
-
-        Raises:
-            SamplingError: with the largest N for this M, and the largest M for this N.
-        """
-        if speakers <= self.eligible:
-            return
-        m, strict = self.options.utterances_per_speaker, self.options.distinct == "strict"
-        have = np.sort(self.utterances if strict else self.speaker_slots)[::-1]
-        most = int(have[speakers - 1]) if speakers <= len(have) else 0
-        raise SamplingError(
-            f"no batch of {speakers} speakers x {m} utterances can be made: of {len(have)} speakers with crops of "
-            f"{self.options.crop_frames} rows, {self.eligible} can give {m}{' utterances' if strict else ''}. "
-            f"Largest N for M={m}: {self.eligible or 'none'}; largest M for N={speakers}: {most or 'none'}. "
-            "Lower speakers_per_batch, utterances_per_speaker or crop_frames, or allow more: under_m='repeat' takes "
-            "crops twice, distinct='prefer' takes utterances twice"
-        )
+        return largest(lambda groups: self.laid_out(groups) >= groups * m, self.speaker_sums(self.slots) // m)
 
 
-def _changes(ids: Ints) -> npt.NDArray[np.bool_]:
+def require(speakers: int, eligible: int, have: Ints, options: SamplingOptions) -> None:
+    """Refuses more speakers in a batch than can take part.
+
+    Args:
+        speakers: N.
+        eligible: speakers that can give a group.
+        have: what a speaker needs M of for a group: slots, or utterances (sessions) with `distinct='strict'`.
+        options: as asked for.
+
+    Raises:
+        SamplingError: with the largest N for this M, and the largest M for this N.
+    """
+    if speakers <= eligible:
+        return
+    m, strict = options.utterances_per_speaker, options.distinct == "strict"
+    most = int(np.sort(have)[::-1][speakers - 1]) if speakers <= len(have) else 0
+    what = ("", " sessions" if options.distinct_sessions else " utterances")[strict]
+    raise SamplingError(
+        f"no batch of {speakers} speakers x {m} utterances can be made: of {len(have)} speakers with crops of "
+        f"{options.longest} rows, {eligible} can give {m}{what}. "
+        f"Largest N for M={m}: {eligible or 'none'}; largest M for N={speakers}: {most or 'none'}. "
+        "Lower speakers_per_batch, utterances_per_speaker or crop_frames, or allow more: under_m='repeat' takes "
+        "crops twice, distinct='prefer' takes utterances twice"
+    )
+
+
+def _slots_of_records(frames: Ints, options: SamplingOptions) -> Ints:
+    one_of_short = (frames > 0) & (options.short != "drop")
+    slots = np.where(frames < options.longest, one_of_short, frames // options.longest)
+    limit = options.slots_per_utterance
+    return slots if limit is None else np.minimum(slots, limit)
+
+
+def _by_keys(rows: Ints, keys: Ints) -> Ints:
+    """Rows in the order of their keys, equal ones as they are; indexes mostly are in order already."""
+    chosen = keys if len(rows) == len(keys) else keys[rows]
+    if np.all(chosen[1:] >= chosen[:-1]):
+        return rows
+    return rows[np.argsort(chosen, kind="stable")]
+
+
+def _count_different(label: Ints, ids: Ints) -> Ints:
+    """How many different ids each label has, by rising label; records are sorted by label."""
+    if not len(label):
+        return label
+    keys = label << 32 | ids
+    if np.any(keys[1:] < keys[:-1]):
+        keys = np.sort(keys)
+    heads = np.flatnonzero(changes(label))
+    return run_sums(changes(keys).astype(np.int64), heads)
+
+
+def changes(ids: Ints) -> npt.NDArray[np.bool_]:
     """True where a run of equal ids begins."""
     return np.concatenate([np.ones(min(1, len(ids)), dtype=np.bool_), ids[1:] != ids[:-1]])
 
 
-def _run_sums(values: Ints, head: Ints) -> Ints:
+def run_sums(values: Ints, head: Ints) -> Ints:
     """Sums of the runs that begin at `head`."""
     return np.add.reduceat(values, head) if len(head) else np.zeros(0, dtype=np.int64)
 

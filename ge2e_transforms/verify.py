@@ -39,6 +39,7 @@ def verify(dataset: Dataset) -> VerifyReport:
     Raises:
         DatasetError: the first fault, with file, offset and what was expected there.
     """
+    dataset.require_local()
     report, statistics = VerifyReport(), _Statistics()
     _check_metadata(dataset)
     speakers = _check_speakers(dataset)
@@ -220,19 +221,19 @@ def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
     _check_sha256(dataset.root / entry["index"]["path"], entry["index"]["sha256"])
     whole = dataset.index(split)
     where = dataset.root / entry["index"]["path"]
-    numbers = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    if not np.array_equal(whole["shard"], numbers):
-        raise DatasetError(f"{where}: the column shard does not agree with the shards")
+    columns = {name: whole[name] for name in schema.SPLIT_COLUMNS}
+    rows = np.arange(len(whole))
+    columns |= dict(zip(("length", "payload_offset"), whole.places(rows)[2:], strict=True))
     # Utterances and sessions of a speaker that lies in several shards are numbered through only here.
-    for name in [name for name in schema.SAMPLER_COLUMNS if name not in ("utterance_index", "session_index")]:
+    for name in columns.keys() - {"utterance_index", "session_index"}:
         values = np.concatenate([table[name].to_numpy() for table in tables])
-        if not np.array_equal(whole[name], values):
-            place = int(np.flatnonzero(whole[name] != values)[0])
-            raise DatasetError(f"{where}: {name} of row {place} is {whole[name][place]}, the shard's {values[place]}")
+        if not np.array_equal(columns[name], values):
+            place = int(np.flatnonzero(columns[name] != values)[0])
+            raise DatasetError(f"{where}: {name} of row {place} is {columns[name][place]}, the shard's {values[place]}")
     people = dataset.speakers.filter(pc.equal(dataset.speakers["split"], split))
     found = {
         "speakers": len(np.unique(whole["label"])),
-        "records": len(numbers),
+        "records": len(whole),
         "frames": int(whole["frames"].sum()),
         "utterances": len(np.unique(whole["label"].astype(np.int64) << 32 | whole["utterance_index"])),
     }

@@ -6,13 +6,13 @@ order; nothing depends on the program that submitted the job.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -20,8 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ge2e_transforms import __version__, schema
+from ge2e_transforms.dataset import sha256_of
 from ge2e_transforms.errors import CommitError, LedgerRow
 from ge2e_transforms.planning import Plan, ShardTask
+from ge2e_transforms.records import crc32c_of
 from pipeline import storage, tables
 from pipeline.options import JobConfig
 from pipeline.plan import published
@@ -60,7 +62,7 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
         speakers.append(people)
         own = [part for part in done if part["split"] == split]
         metadata["splits"][split] = tables.split_counts(own, people, job.recipe)
-        metadata["splits"][split]["index"] = _publish_table(job, index, schema.split_index_file(split, plan.generation))
+        metadata["splits"][split]["index"] = _publish_index(job, index, schema.split_index_file(split, plan.generation))
     metadata["speakers"] = _publish_table(job, pa.concat_tables(speakers), schema.speakers_file(plan.generation))
     metadata["ledger"] = _publish_table(job, tables.ledger_table(ledger), schema.ledger_file(plan.generation))
     metadata["replaced"] = _replaced(job.output, previous, metadata)
@@ -208,8 +210,19 @@ def _split_tables(job: JobConfig, plan: Plan, done: list[dict[str, Any]], split:
 def _publish_table(job: JobConfig, table: pa.Table, name: str) -> dict[str, Any]:
     with storage.building(storage.join(job.output, name)) as (path,):
         pq.write_table(table, path, compression="zstd")
-        content = path.read_bytes()
-    return {"path": name, "rows": len(table), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return _described(path, table, name)
+
+
+def _publish_index(job: JobConfig, index: pa.Table, name: str) -> dict[str, Any]:
+    with storage.building(storage.join(job.output, name)) as (path,):
+        tables.write_index(index, path)
+        with path.open("rb") as stream:
+            return {**_described(path, index, name), "crc32c": crc32c_of(stream)}
+
+
+def _described(path: Path, table: pa.Table, name: str) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        return {"path": name, "rows": len(table), "bytes": path.stat().st_size, "sha256": sha256_of(stream)}
 
 
 def _remove_unlisted(output: str, plan: Plan, names: list[str]) -> None:

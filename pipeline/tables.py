@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,14 @@ def split_tables(shards: Sequence[pa.Table | None], split: str, recipe: Recipe) 
         return schema.split_index_schema().empty_table(), schema.speakers_schema().empty_table()
     whole = number_through(pa.concat_tables(parts))
     speakers = speaker_table(whole, split, recipe)
-    return whole.select(schema.split_index_schema().names).cast(schema.split_index_schema()), speakers
+    index = whole.select(schema.SPLIT_COLUMNS).cast(schema.split_index_schema())
+    return index.combine_chunks(), speakers
+
+
+def write_index(index: pa.Table, path: Path) -> None:
+    """A split's index as an Arrow file, uncompressed and in one batch, so that readers map it into memory as it is."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, index.schema) as writer:
+        writer.write_table(index, max_chunksize=max(1, len(index)))
 
 
 def number_through(index: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.records import encode_record
-from pipeline.tables import split_tables
+from pipeline.tables import split_tables, write_index
 
 GENERATION = "0123abcd"
 DEFAULT = PRESETS["ge2e"]
@@ -49,7 +50,7 @@ def write_dataset(
             indexes.append(index)
             label += len(part)
         index, speakers = split_tables(indexes, split, recipe)
-        metadata["splits"][split] = {"index": _write_table(root, index, schema.split_index_file(split, GENERATION))}
+        metadata["splits"][split] = {"index": _write_split_index(root, index, split)}
         tables.append(speakers)
     frames = [v for speaker in splits.get("train", {}).values() for records in speaker for v in records]
     metadata |= _about(recipe, speakers_per_batch, utterances_per_speaker)
@@ -78,7 +79,7 @@ def _write_shard(
     root: Path, base: str, speakers: dict[str, Speaker], label: int, recipe: Recipe
 ) -> tuple[dict[str, Any], pa.Table | None]:
     rows: list[dict[str, Any]] = []
-    content = b""
+    content = bytearray()
     for rank, (name, utterances) in enumerate(speakers.items()):
         for number, records in enumerate(utterances):
             for values in records:
@@ -135,9 +136,20 @@ def _statistics(records: Sequence[Values]) -> dict[str, Any]:
     return {"split": "train", "frames": len(frames), "mean": mean, "std": std}
 
 
+def _write_split_index(root: Path, index: pa.Table, split: str) -> dict[str, Any]:
+    name = schema.split_index_file(split, GENERATION)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    write_index(index, root / name)
+    content = (root / name).read_bytes()
+    return _described(name, index, content) | {"crc32c": google_crc32c.value(content)}
+
+
 def _write_table(root: Path, table: pa.Table, name: str) -> dict[str, Any]:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
-    content = path.read_bytes()
+    return _described(name, table, path.read_bytes())
+
+
+def _described(name: str, table: pa.Table, content: bytes) -> dict[str, Any]:
     return {"path": name, "rows": len(table), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pytest
 from small_dataset import write_dataset
 
-from ge2e_transforms import BatchLoader, GE2EDatasetLoader, loader
+from ge2e_transforms import BatchLoader, GE2EDatasetLoader, tf_reader
 from ge2e_transforms.config import PRESETS
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, MissingExtraError, SamplingError
+from ge2e_transforms.stream import Batch, Position, Stream
 
 RECIPE = PRESETS["ge2e"]
 BINS = RECIPE.n_bins
@@ -97,7 +98,7 @@ def test_every_batch_of_three_epochs(root: Path):
     batch_loader = BatchLoader(root, seed=5, speakers="proportional")
     for epoch in range(3):
         seen: list[float] = []
-        for examples, labels in batch_loader.batches(epoch=epoch):
+        for examples, labels in batch_loader.batches(start=(epoch, 0)):
             seen += check_batch(examples, labels, 4, 3)
         assert len(seen) == len(set(seen)) == batch_loader.coverage()["used"]
 
@@ -130,25 +131,25 @@ def test_tf_data_knows_shapes_and_length(root: Path):
 
 def test_tf_data_is_streamed(root: Path, monkeypatch: pytest.MonkeyPatch):
     made = []
-    batch = loader._Stream.batch
+    batch = Stream.batch
 
-    def counting(self: Any, epoch: int, number: int) -> loader.Batch:
-        made.append((epoch, number))
-        return batch(self, epoch, number)
+    def counting(self: Stream, place: Position, go_on: bool = False) -> Batch:
+        made.append(place)
+        return batch(self, place, go_on)
 
-    monkeypatch.setattr(loader._Stream, "batch", counting)
+    monkeypatch.setattr(Stream, "batch", counting)
     dataset = GE2EDatasetLoader(root).get_train_dataset(epochs=1000)
     assert made == []
     iterator = iter(dataset)
     for _ in range(3):
         next(iterator)
-    assert len(made) <= 3 + 2 * (loader._TF_PARALLEL + loader._TF_READY)
+    assert len(made) <= 3 + 2 * (tf_reader._IN_WORK + tf_reader._READY)
 
 
 def test_batches_follow_from_seed_and_epoch(root: Path):
     one = list(BatchLoader(root, seed=1).batches(epochs=2))
     steps = len(one) // 2
-    late = list(BatchLoader(root, seed=1).batches(epoch=1))
+    late = list(BatchLoader(root, seed=1).batches(start=(1, 0)))
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(one[steps:], late, strict=True))
     other = list(BatchLoader(root, seed=2).batches())
     assert not all(np.array_equal(a[0], b[0]) for a, b in zip(one[:steps], other, strict=True))
@@ -158,8 +159,8 @@ def test_batches_follow_from_seed_and_epoch(root: Path):
 def test_endless_batches_go_on_with_the_next_epoch(root: Path):
     batch_loader = BatchLoader(root)
     steps = batch_loader.batches_per_epoch()
-    endless = list(itertools.islice(batch_loader.batches(epochs=None, epoch=2), 2 * steps))
-    counted = batch_loader.batches(epochs=2, epoch=2)
+    endless = list(itertools.islice(batch_loader.batches(epochs=None, start=(2, 0)), 2 * steps))
+    counted = batch_loader.batches(epochs=2, start=(2, 0))
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(endless, counted, strict=True))
 
 
@@ -192,7 +193,7 @@ def test_a_split_that_is_not_there(root: Path):
 def test_validation_is_epoch_0_every_time(tmp_path: Path):
     write_dataset(tmp_path, {"train": speakers("a", 4, 0, 4), "valid": speakers("b", 4, 16, 4)})
     dataset_loader = GE2EDatasetLoader(tmp_path)
-    expected = list(BatchLoader(tmp_path).batches("valid", epoch=0))
+    expected = list(BatchLoader(tmp_path).batches("valid"))
     for _ in range(2):
         for (examples, _), (wanted, _) in zip(dataset_loader.get_valid_dataset(), expected, strict=True):
             assert np.array_equal(examples.numpy(), wanted)

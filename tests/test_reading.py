@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from small_dataset import write_dataset
 
@@ -15,7 +17,9 @@ from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
 from ge2e_transforms.features import FeatureKernel
-from ge2e_transforms.reading import CropReader, ShardFiles, silence
+from ge2e_transforms.reading import CropReader, ReadingOptions, silence
+from ge2e_transforms.windows import Window
+from pipeline.tables import write_index
 
 RECIPE = PRESETS["ge2e"].replace(n_mels=5, n_mfcc=3)
 
@@ -25,17 +29,30 @@ def noise(rows: int, bins: int = 5, seed: int = 0) -> npt.NDArray[np.float32]:
 
 
 def make(
-    root: Path, records: Sequence[npt.NDArray[Any]], recipe: Recipe = RECIPE, split: str = "train", **kind: Any
+    root: Path,
+    records: Sequence[npt.NDArray[Any]],
+    recipe: Recipe = RECIPE,
+    split: str = "train",
+    crop_frames: int = 20,
+    short: str = "repeat",
+    **kind: Any,
 ) -> CropReader:
     """A reader of one split with one speaker a record, in four shards (some of them without records)."""
     speakers = {f"s{number:02d}": [[values]] for number, values in enumerate(records)}
-    options = {"crop_frames": 20, "short": "repeat", "normalize": "none"} | kind
-    return CropReader(Dataset.open(write_dataset(root, {split: speakers}, recipe, shards=4)), split, **options)
+    dataset = Dataset.open(write_dataset(root, {split: speakers}, recipe, shards=4))
+    return open_reader(dataset, split, crop_frames, short, **kind)
 
 
-def read(reader: CropReader, *places: tuple[int, int]) -> npt.NDArray[np.float32]:
+def open_reader(
+    dataset: Dataset, split: str = "train", crop_frames: int = 20, short: str = "repeat", **kind: Any
+) -> CropReader:
+    options = ReadingOptions(**{"check_crc": "never", **kind})
+    return CropReader(dataset, split, dataset.index(split), options, crop_frames, short)
+
+
+def read(reader: CropReader, *places: tuple[int, int], rows: int = 20) -> npt.NDArray[np.float32]:
     records, starts = np.array(places, dtype=np.int32).T
-    return reader.read(records, starts)
+    return reader.read(records, starts, rows)
 
 
 def test_crops_are_what_was_stored_with_bins_first(tmp_path: Path):
@@ -51,7 +68,7 @@ def test_crops_of_many_blocks(tmp_path: Path):
     """260 crops of 200 x 40 floats are read in 33 blocks of 8."""
     values = noise(900, 40)
     starts = [(0, start) for start in range(0, 520, 2)]
-    crops = read(make(tmp_path, [values], PRESETS["ge2e"], crop_frames=200), *starts)
+    crops = read(make(tmp_path, [values], PRESETS["ge2e"], crop_frames=200), *starts, rows=200)
     assert np.array_equal(crops, np.stack([values[start : start + 200].T for _, start in starts]))
 
 
@@ -89,7 +106,7 @@ def test_silence_of_raw_samples_is_zero():
 
 def test_raw_samples_are_exact_and_in_one_unit(tmp_path: Path):
     samples = [np.arange(-32768, 32767, 13, dtype=np.int16)[:, None], np.array([[5], [-7]], dtype=np.int16)]
-    crops = read(make(tmp_path, samples, RECIPE.replace(features="raw"), crop_frames=300), (0, 17), (1, 0))
+    crops = read(make(tmp_path, samples, RECIPE.replace(features="raw"), crop_frames=300), (0, 17), (1, 0), rows=300)
     assert crops.shape == (2, 1, 300)
     assert np.array_equal(crops[0, 0] * 32768, samples[0][17:317, 0])
     assert np.array_equal(crops[1, 0] * 32768, [5, -7] * 150)
@@ -140,7 +157,7 @@ def test_unknown_normalisation_is_refused(tmp_path: Path):
 def test_windows_cannot_be_cut_longer_than_stored(tmp_path: Path):
     recipe = RECIPE.replace(segments="windows")
     reader = make(tmp_path, [noise(121)], recipe, crop_frames=121)
-    assert read(reader, (0, 0)).shape == (1, 5, 121)
+    assert read(reader, (0, 0), rows=121).shape == (1, 5, 121)
     with pytest.raises(ConfigError, match=r"crop_frames=122 cannot be used.*windows of 121 rows"):
         make(tmp_path, [noise(121)], recipe, crop_frames=122)
 
@@ -171,34 +188,124 @@ def test_a_missing_shard_is_told_when_opening(tmp_path: Path):
     make(tmp_path, [noise(60)])
     next(tmp_path.glob("train/*.tfrecord")).unlink()
     with pytest.raises(DatasetError, match="is missing, although metadata"):
-        CropReader(Dataset.open(tmp_path), "train", 20, "repeat", "none")
+        open_reader(Dataset.open(tmp_path))
 
 
-def open_files(folder: Path) -> int:
-    """Descriptors of this process that point into a folder."""
-    count = 0
-    for entry in Path("/dev/fd").iterdir():
-        try:
-            count += str(folder.resolve()) in str(entry.resolve())
-        except OSError:
-            continue
-    return count
+def swap_labels(dataset: Dataset) -> None:
+    """Writes the split's index anew, with its checksum, so that only the records can tell that it lies."""
+    table = pa.ipc.open_file(dataset.root / dataset.metadata["splits"]["train"]["index"]["path"]).read_all()
+    labels = pa.array(table["label"].to_pylist()[::-1], pa.int32())
+    rewrite_index(dataset, table.set_column(table.column_names.index("label"), table.schema.field("label"), labels))
 
 
-def test_files_stay_open_up_to_a_limit_and_are_closed_with_the_reader(tmp_path: Path):
-    paths = []
-    for number in range(6):
-        paths.append(tmp_path / f"{number}")
-        paths[-1].write_bytes(bytes([number] * 10))
-    files = ShardFiles(paths)
-    files._most = 4
-    target = bytearray(3)
-    for _ in range(2):
-        for number in range(6):
-            files.read(number, 7, memoryview(target))
-            assert target == bytes([number] * 3)
-    if open_files(tmp_path) == 0:
-        pytest.skip("this system does not show which files are open")
-    assert open_files(tmp_path) == 4
-    del files
-    assert open_files(tmp_path) == 0
+def rewrite_index(dataset: Dataset, table: pa.Table) -> None:
+    entry = dataset.metadata["splits"]["train"]["index"]
+    write_index(table, dataset.root / entry["path"])
+    content = (dataset.root / entry["path"]).read_bytes()
+    entry["crc32c"], entry["bytes"] = google_crc32c.value(content), len(content)
+
+
+def flip(dataset: Dataset, shard: int, offset: int) -> None:
+    path = dataset.root / dataset.shard_names("train")[shard]
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_a_flipped_byte_anywhere_in_a_record_is_told_by_shard_offset_and_utterance(tmp_path: Path, check: str):
+    make(tmp_path, [noise(60), noise(70)])
+    dataset = Dataset.open(tmp_path)
+    places = dataset.index("train").places(np.array([1]))
+    shard, offset, length = int(places.shard[0]), int(places.offset[0]), int(places.length[0])
+    for inside in (13, length // 2, length - 5, length - 1):  # a key, a value outside of the crop, the last value, crc
+        flip(dataset, shard, offset + inside)
+        reader = open_reader(dataset, check_crc=check)
+        assert read(reader, (0, 3)).shape == (1, 5, 20)
+        with pytest.raises(
+            CorruptRecordError,
+            match=rf"{dataset.shard_names('train')[shard]} at offset {offset}, utterance 'u0' of speaker 's01': the check",
+        ):
+            read(reader, (0, 3), (1, 0))
+        flip(dataset, shard, offset + inside)
+    assert np.array_equal(read(open_reader(dataset), (1, 0)), read(open_reader(dataset, check_crc=check), (1, 0)))
+
+
+def test_a_record_is_checked_the_first_time_only_if_asked_so(tmp_path: Path):
+    values = noise(60)
+    make(tmp_path, [values])
+    dataset = Dataset.open(tmp_path)
+    readers = {check: open_reader(dataset, check_crc=check) for check in ("first", "always", "never")}
+    for reader in readers.values():
+        assert np.array_equal(read(reader, (0, 2), (0, 30)), np.stack([values[2:22].T, values[30:50].T]))
+    (place,) = dataset.index("train").places(np.array([0])).payload
+    shard = int(dataset.index("train").shard(np.array([0]))[0])
+    flip(dataset, shard, int(place))
+    for check in ("first", "never"):
+        assert read(readers[check], (0, 1)).shape == (1, 5, 20)
+    with pytest.raises(CorruptRecordError, match="checksum of the record does not match"):
+        read(readers["always"], (0, 1))
+
+
+def test_records_that_share_a_byte_of_the_bitmap_are_checked_each_by_itself(tmp_path: Path):
+    make(tmp_path, [noise(30 + number) for number in range(19)])
+    dataset = Dataset.open(tmp_path)
+    reader = open_reader(dataset, check_crc="first")
+    for number in range(0, 19, 2):
+        read(reader, (number, 0))
+    for number in range(19):
+        assert bool(reader._checked[number >> 3] & (1 << (number & 7))) == (number % 2 == 0)
+
+
+def test_an_index_that_lies_is_told_and_no_wrong_batch_given(tmp_path: Path):
+    make(tmp_path, [noise(60), noise(60, seed=1)])
+    dataset = Dataset.open(tmp_path)
+    swap_labels(dataset)
+    with pytest.raises(CorruptRecordError, match=r"holds other than the 60 rows of label 1 that the index says"):
+        read(open_reader(dataset, check_crc="first"), (0, 0))
+
+
+def test_an_index_that_gives_other_lengths_is_told(tmp_path: Path):
+    make(tmp_path, [noise(60), noise(60, seed=1)])
+    dataset = Dataset.open(tmp_path)
+    path = dataset.root / dataset.metadata["splits"]["train"]["index"]["path"]
+    table = pa.ipc.open_file(path).read_all()
+    field = table.schema.field("frames")
+    rewrite_index(dataset, table.set_column(1, field, pa.array([59, 60], pa.int32())))
+    with pytest.raises(CorruptRecordError, match=r"other than the 59 rows"):
+        read(open_reader(dataset, check_crc="first"), (0, 0))
+
+
+def test_time_first_is_the_same_turned_over(tmp_path: Path):
+    records = [noise(20), noise(40), noise(9)]
+    places = [(1, 13), (0, 0), (2, 0)]
+    for normalize in ("none", "dataset", "crop", "utterance"):
+        one = read(make(tmp_path / "a", records, normalize=normalize), *places)
+        other = read(make(tmp_path / "b", records, normalize=normalize, layout="time_mel"), *places)
+        assert other.shape == (3, 20, 5)
+        assert np.allclose(one, other.transpose(0, 2, 1), atol=1e-6)
+        assert other.flags.c_contiguous
+
+
+def test_memory_is_used_again_only_when_nobody_has_the_batch(tmp_path: Path):
+    records = [noise(30, seed=number) for number in range(8)]
+    reader = make(tmp_path, records)
+    kept = [read(reader, (number, 0)) for number in range(8)]
+    part = read(reader, (0, 1))[0, 2:4]  # a part keeps all of it
+    for _ in range(20):
+        read(reader, (7, 3))
+    for number, crop in enumerate(kept):
+        assert np.array_equal(crop[0], records[number][:20].T)
+    assert np.array_equal(part, records[0][1:21, 2:4].T)
+    assert all(crop.ctypes.data % 64 == 0 for crop in kept)
+
+
+def test_crops_from_a_window_in_memory_are_those_of_the_files(tmp_path: Path):
+    records = [noise(30 + number) for number in range(8)]
+    for check in ("never", "first", "always"):
+        reader = make(tmp_path / check, records, check_crc=check)
+        dataset = Dataset.open(tmp_path / check)
+        sizes = [entry["records_bytes"] for entry in dataset.shards("train")]
+        window = Window(reader.files, sizes, range(4))
+        numbers, starts = np.array([5, 0, 7, 5]), np.array([3, 10, 0, 4])
+        assert np.array_equal(reader.read(numbers, starts, 20, window), reader.read(numbers, starts, 20))

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_arrays import Speaker, index_of, met, met_by_chance, pareto
 
-from ge2e_transforms import sampling
+from ge2e_transforms import population
 from ge2e_transforms.errors import ConfigError, SamplingError
+from ge2e_transforms.population import Population
 from ge2e_transforms.sampling import Plan, Sampler, quotas
-from ge2e_transforms.supply import SamplingOptions, Supply
+from ge2e_transforms.supply import SamplingOptions
 
 Ints = npt.NDArray[np.int64]
 OPTIONS = SamplingOptions(speakers_per_batch=4, utterances_per_speaker=3, crop_frames=10, seed=1)
@@ -23,7 +24,7 @@ OPTIONS = SamplingOptions(speakers_per_batch=4, utterances_per_speaker=3, crop_f
 
 def make(corpus: list[Speaker], per_session: int = 2, **values: Any) -> tuple[dict[str, Ints], Sampler]:
     index = index_of(corpus, per_session)
-    return index, Sampler(Supply(index, dataclasses.replace(OPTIONS, **values)))
+    return index, Sampler(Population(index, dataclasses.replace(OPTIONS, **values)))
 
 
 def slot_numbers(index: dict[str, Ints], plan: Plan, crop: int) -> Ints:
@@ -78,7 +79,7 @@ def check_epoch(index: dict[str, Ints], sampler: Sampler, epoch: int) -> Plan:
         found = int(repeats[plan.labels == label].sum())
         if options.distinct == "strict" or (options.distinct == "prefer" and possible >= groups * m):
             assert found == 0
-        quota = int(sampler.quota[sampler.supply.label == label].sum())
+        quota = int(sampler.quota[sampler.population.label == label].sum())
         if options.distinct == "prefer":
             assert found <= max(0, quota * m - sum(min(c, quota) for c in slots))
         assert quota - groups in (0, 1) or options.exponent > 0
@@ -302,9 +303,10 @@ def test_under_m_repeat_uses_every_slot_before_one_again():
 def test_plan_is_pinned():
     corpus: list[Speaker] = [[[25], [12, 31]], [[44], [9]], [[10]] * 6]
     plan = make(corpus, speakers_per_batch=2, speakers="proportional")[1].plan(3)
-    assert plan.records.tolist() == [[5, 9, 7, 3, 3, 4], [6, 10, 8, 2, 1, 0]]
-    assert plan.starts.tolist() == [[0, 0, 0, 13, 19, 0], [0, 0, 0, 14, 0, 7]]
-    assert plan.labels.tolist() == [[16, 13], [16, 10]]
+    assert plan.records.tolist() == [[6, 7, 10, 0, 0, 2], [4, 3, 3, 5, 8, 9]]
+    assert plan.starts.tolist() == [[0, 0, 0, 12, 2, 7], [0, 13, 24, 0, 0, 0]]
+    assert plan.labels.tolist() == [[16, 10], [13, 16]]
+    assert plan.frames.tolist() == [10, 10]
 
 
 def test_plans_follow_from_seed_and_epoch_alone():
@@ -322,23 +324,23 @@ def test_plans_follow_from_seed_and_epoch_alone():
 def test_order_of_the_records_does_not_matter():
     index, sampler = make(CORPORA["skewed"])
     order = np.random.default_rng(1).permutation(len(index["label"]))
-    mixed = Sampler(Supply({name: column[order] for name, column in index.items()}, sampler.options))
+    mixed = Sampler(Population({name: column[order] for name, column in index.items()}, sampler.options))
     plan, same = sampler.plan(1), mixed.plan(1)
     assert np.array_equal(plan.records, order[same.records])
     assert np.array_equal(plan.starts, same.starts)
 
 
 def test_plan_does_not_depend_on_the_size_of_its_chunks(monkeypatch: pytest.MonkeyPatch):
-    _, sampler = make(CORPORA["pareto"])
-    whole = sampler.plan(2)
-    monkeypatch.setattr(sampling, "_CHUNK_SLOTS", 7)
-    parts = sampler.plan(2)
+    whole = make(CORPORA["pareto"])[1].plan(2)
+    monkeypatch.setattr(population, "CHUNK_RECORDS", 7)
+    parts = make(CORPORA["pareto"])[1].plan(2)
     assert np.array_equal(whole.records, parts.records)
     assert np.array_equal(whole.starts, parts.starts)
 
 
 def test_labels_of_a_batch_stand_in_runs():
-    plan = Plan(np.zeros((2, 6), np.int32), np.zeros((2, 6), np.int32), np.array([[4, 9], [9, 7]], np.int32))
+    plan = Plan(np.zeros((2, 15), np.int32), 2)
+    plan.labels[:] = [[4, 9], [9, 7]]
     assert plan.batch_labels(1).tolist() == [9, 9, 9, 7, 7, 7]
     assert plan.batch_labels(1).dtype == np.int64
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from index_arrays import index_of
 
 from ge2e_transforms.errors import ConfigError, SamplingError
+from ge2e_transforms.population import Population
 from ge2e_transforms.supply import SamplingOptions, Supply
 
 OPTIONS = SamplingOptions(speakers_per_batch=2, utterances_per_speaker=3, crop_frames=10, seed=1)
@@ -99,16 +100,16 @@ def test_under_m_repeat_gives_one_group():
 
 
 def test_an_empty_split_has_no_speaker():
-    supply = Supply(index_of([]), OPTIONS)
-    assert supply.eligible == 0
+    population = Population(index_of([]), OPTIONS)
+    assert population.eligible == 0
     with pytest.raises(SamplingError, match="of 0 speakers"):
-        supply.require(1)
+        population.require(1)
 
 
 def test_too_few_speakers_is_told_with_numbers():
     speakers = [[[10]] * 5, [[10]] * 4, [[10]] * 2]
     with pytest.raises(SamplingError) as caught:
-        Supply(index_of(speakers), options(utterances_per_speaker=4)).require(3)
+        Population(index_of(speakers), options(utterances_per_speaker=4)).require(3)
     message = str(caught.value)
     assert "3 speakers x 4 utterances" in message
     assert "of 3 speakers with crops of 10 rows, 2 can give 4." in message
@@ -124,8 +125,8 @@ def test_too_few_speakers_is_told_with_numbers():
 )
 @settings(max_examples=200, deadline=None)
 def test_advice_of_the_error_is_true(speakers: Any, n: int, m: int, distinct: str, short: str):
-    def supply(m: int) -> Supply:
-        return Supply(index_of(speakers), options(utterances_per_speaker=m, distinct=distinct, short=short))
+    def supply(m: int) -> Population:
+        return Population(index_of(speakers), options(utterances_per_speaker=m, distinct=distinct, short=short))
 
     try:
         supply(m).require(n)

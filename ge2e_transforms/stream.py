@@ -1,0 +1,307 @@
+"""The batches of one split as one stream over epochs: which batch comes at which step, on which host, and its arrays.
+
+Batch i of epoch e follows from (dataset, options, e, i) alone: there is no shuffle buffer and no hidden state. All
+readers (NumPy, tf.data, PyTorch) are thin layers over `Stream.batch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ge2e_transforms.augment import SpecAugment
+from ge2e_transforms.checks import check, check_integer, check_one_of
+from ge2e_transforms.config import canonical_json
+from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.errors import ConfigError, DatasetError, SamplingError
+from ge2e_transforms.placing import Ints
+from ge2e_transforms.plans import Plans
+from ge2e_transforms.population import Filters
+from ge2e_transforms.reading import CropReader, ReadingOptions
+from ge2e_transforms.rng import derive
+from ge2e_transforms.sampling import Sampler
+from ge2e_transforms.windows import Window, Windows
+
+Batch: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
+
+LABELS = ("mapped", "dense", "original")
+# Raised when the same options give other plans; a state of an older version is then refused.
+PLAN_VERSION = 1
+# Id of the stream of random bits for SpecAugment.
+_AUGMENT = 100
+
+
+class Position(NamedTuple):
+    """A place in the stream: `step` batches of `epoch` are done, counted over all hosts together."""
+
+    epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Which of the batches this host takes.
+
+    Attributes:
+        index, count: host `index` of `count` takes batches i with i mod count = index, of as many batches as are a
+            multiple of `count`: so all hosts take equally many, and together the batches that one host alone takes.
+        global_batch: a batch is planned for N x count speakers, and each host takes the rows of N of them: for those
+            who gather the embeddings of all hosts before the loss.
+    """
+
+    index: int = 0
+    count: int = 1
+    global_batch: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("host_count", self.count, 1, 1 << 20)
+        check_integer("host_index", self.index, 0, self.count)
+        check(isinstance(self.global_batch, bool), "global_batch", self.global_batch, "True or False")
+
+    @property
+    def shares(self) -> int:
+        """Batches that all hosts take at one step."""
+        return 1 if self.global_batch else self.count
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How the arrays of a batch are made of its crops and speakers.
+
+    Attributes:
+        labels: 'mapped' as in the dataset (stable, may have gaps), 'dense' from 0 over the speakers that take part,
+            'original' the speakers' ids as text.
+        spec_augment: masks, drawn by (seed, epoch, batch, place in it).
+    """
+
+    labels: str = "mapped"
+    spec_augment: SpecAugment | None = None
+
+    def __post_init__(self) -> None:
+        check_one_of("labels", self.labels, LABELS)
+        known = self.spec_augment is None or isinstance(self.spec_augment, SpecAugment)
+        check(known, "spec_augment", self.spec_augment, "a SpecAugment, or None")
+
+
+class Stream:
+    """All batches of one split. Safe to call from several threads at once.
+
+    Args:
+        dataset: an open dataset.
+        split: its name.
+        sampler: plans the batches; for all hosts together with `global_batch`.
+        filters: what the sampler's population was made with.
+        index: of the split.
+        hosts, reading, delivery: see there.
+        plan_folder: of a stream of another process of this host, to share its plans.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        sampler: Sampler,
+        filters: Filters,
+        index: SplitIndex,
+        hosts: Hosts,
+        reading: ReadingOptions,
+        delivery: Delivery,
+        plan_folder: Path | None = None,
+    ) -> None:
+        self.dataset, self.split, self.sampler, self.hosts = dataset, split, sampler, hosts
+        self._filters, self._index, self._reading, self._delivery = filters, index, reading, delivery
+        if not self.steps_per_epoch:
+            raise SamplingError(
+                f"an epoch of split {split!r} has {sampler.batches_per_epoch} batches, fewer than host_count="
+                f"{hosts.count}: use fewer hosts, speakers_per_batch or utterances_per_speaker"
+            )
+        options = sampler.options
+        self._reader = CropReader(dataset, split, index, reading, options.longest, options.short)
+        sizes = [entry["records_bytes"] for entry in dataset.shards(split)]
+        self._windows = Windows(self._reader.files, sizes) if options.locality else None
+        self.plan_facts: dict[str, Any] = json.loads(canonical_json(self._facts()))
+        self.digest = hashlib.sha256(canonical_json(self.plan_facts).encode()).hexdigest()
+        self.plans = Plans(sampler, self.digest[:16], plan_folder)
+        self._names = self._label_names()
+        self._fill = self._mask_values()
+
+    def in_other_process(self, plan_folder: Path) -> Stream:
+        """The same stream for another process of this host: opens files of its own and shares the plans of a folder."""
+        return Stream(
+            self.dataset,
+            self.split,
+            self.sampler,
+            self._filters,
+            self._index,
+            self.hosts,
+            self._reading,
+            self._delivery,
+            plan_folder,
+        )
+
+    # Steps.
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that this host takes in a whole epoch; the same for all hosts."""
+        return self.sampler.batches_per_epoch // self.hosts.shares
+
+    @property
+    def shape(self) -> tuple[int, int | None, int | None]:
+        """Shape of the examples of a batch; None where lengths differ from batch to batch."""
+        options = self.sampler.options
+        n = self.sampler.speakers_per_batch // (self.hosts.count if self.hosts.global_batch else 1)
+        rows = options.longest if len(options.lengths) == 1 else None
+        bins = self.dataset.metadata["feature_shape"][0]
+        size = n * options.utterances_per_speaker
+        return (size, bins, rows) if self._reading.layout == "mel_time" else (size, rows, bins)
+
+    def start(self, start: tuple[int, int]) -> Position:
+        """Checks a place to start from.
+
+        Raises:
+            ConfigError: no such place.
+        """
+        pair = isinstance(start, (tuple, list)) and len(start) == 2
+        check(pair, "start", start, "(epoch, step)")
+        check_integer("epoch of start", start[0], 0, 1 << 62)
+        check_integer("step of start", start[1], 0, self.sampler.batches_per_epoch + 1)
+        return Position(int(start[0]), int(start[1]))
+
+    def steps(self, start: Position, epochs: int) -> int:
+        """Steps of this host from a place to the end of `epochs` epochs, that of the place counted whole."""
+        return self._first_steps(start) + (epochs - 1) * self.steps_per_epoch
+
+    def after(self, start: Position, steps: int) -> Position:
+        """The place after some steps: the same on every host."""
+        first = self._first_steps(start)
+        if steps < first:
+            return Position(start.epoch, start.step + steps * self.hosts.shares)
+        epochs, rest = divmod(steps - first, self.steps_per_epoch)
+        return Position(start.epoch + 1 + epochs, rest * self.hosts.shares)
+
+    def _first_steps(self, start: Position) -> int:
+        return (self.sampler.batches_per_epoch - start.step) // self.hosts.shares
+
+    # Batches.
+
+    def batch(self, place: Position, go_on: bool = False) -> Batch:
+        """Examples float32 and labels of this host's batch at a place. `go_on`: the next epoch will be asked for."""
+        number = place.step + (0 if self.hosts.global_batch else self.hosts.index)
+        part, row = self.sampler.locate(place.epoch, number)
+        plan = self.plans.get(place.epoch, part, go_on)
+        m = self.sampler.options.utterances_per_speaker
+        mine = self._mine()
+        columns = slice(mine.start * m, mine.stop * m)
+        window = self._window(place.epoch, part)
+        records, starts = plan.records[row, columns], plan.starts[row, columns]
+        examples = self._reader.read(records, starts, int(plan.frames[row]), window)
+        if self._delivery.spec_augment is not None:
+            slots = np.arange(columns.start, columns.stop)
+            bits = derive(int(self.sampler.options.seed), _AUGMENT, place.epoch, number, slots)
+            time_axis = 2 if self._reading.layout == "mel_time" else 1
+            self._delivery.spec_augment.apply(examples, bits, self._fill, time_axis)
+        return examples, self._labels(np.repeat(plan.labels[row, mine].astype(np.int64), m))
+
+    def _mine(self) -> slice:
+        """Seats of a planned batch that this host takes."""
+        if not self.hosts.global_batch:
+            return slice(0, self.sampler.speakers_per_batch)
+        n = self.sampler.speakers_per_batch // self.hosts.count
+        return slice(self.hosts.index * n, (self.hosts.index + 1) * n)
+
+    def _window(self, epoch: int, part: int) -> Window | None:
+        if self._windows is None:
+            return None
+        following = (epoch, part + 1) if part + 1 < self.sampler.parts else (epoch + 1, 0)
+        return self._windows.get(self.sampler.shards(epoch, part), self.sampler.shards(*following))
+
+    # Labels.
+
+    @property
+    def speakers(self) -> Ints:
+        """Labels of the speakers that take part, rising: the dense label is the place here."""
+        population = self.sampler.population
+        return np.unique(population.label[population.held > 0])
+
+    @property
+    def labels_are_text(self) -> bool:
+        return self._delivery.labels == "original"
+
+    def _label_names(self) -> tuple[Ints, Any] | None:
+        if self._delivery.labels == "mapped":
+            return None
+        labels = self.speakers
+        if self._delivery.labels == "dense":
+            return labels, np.arange(len(labels))
+        table = self.dataset.speakers
+        order = np.argsort(table["label"].to_numpy(), kind="stable")
+        rows = order[np.searchsorted(table["label"].to_numpy()[order], labels)]
+        return labels, np.array(table["speaker_id"].take(rows).to_pylist(), dtype=np.object_)
+
+    def _labels(self, labels: Ints) -> npt.NDArray[Any]:
+        if self._names is None:
+            return labels
+        known, names = self._names
+        found: npt.NDArray[Any] = names[np.searchsorted(known, labels)]
+        return found
+
+    def _mask_values(self) -> npt.NDArray[np.float32]:
+        """What SpecAugment hides values by: the mean of the train frames, which is 0 once they are normalised."""
+        bins = self.dataset.metadata["feature_shape"][0]
+        mean = self.dataset.metadata["statistics"]["mean"]
+        if self._reading.normalize != "none" or self._delivery.spec_augment is None:
+            return np.zeros(bins, dtype=np.float32)
+        if not mean:
+            raise DatasetError(
+                f"{self.dataset.root} has no statistics, as it has no train frames: spec_augment needs normalize='crop'"
+            )
+        return np.array(mean, dtype=np.float32)
+
+    # State.
+
+    def _facts(self) -> dict[str, Any]:
+        """All that decides which crops make batch i of epoch e; hosts, layout and labels do not."""
+        metadata = self.dataset.metadata
+        return {
+            "plan_version": PLAN_VERSION,
+            "dataset": metadata["splits"][self.split]["index"]["sha256"],
+            "recipe": hashlib.sha256(canonical_json(metadata["recipe"]).encode()).hexdigest(),
+            "split": self.split,
+            **asdict(self.sampler.options),
+            "speakers_per_batch": self.sampler.speakers_per_batch,
+            "batches_per_epoch": self.sampler.batches_per_epoch,
+            "parts": self.sampler.parts,
+            "speaker_order": self.sampler.has_order,
+            "filters": asdict(self._filters),
+        }
+
+    def state(self, place: Position) -> dict[str, Any]:
+        """What `restore` needs to go on from a place; plain numbers and text."""
+        return {"epoch": place.epoch, "step": place.step, "digest": self.digest, "plan": dict(self.plan_facts)}
+
+    def restore(self, state: Mapping[str, Any]) -> Position:
+        """The place that a state names.
+
+        Raises:
+            ConfigError: the state is none of these.
+            SamplingError: it is of another dataset or of other options; the message names them.
+        """
+        if not isinstance(state, Mapping) or not {"epoch", "step", "digest", "plan"} <= state.keys():
+            raise ConfigError(f"state={state!r} cannot be used: expected what state_dict() of these batches gave")
+        if state["digest"] != self.digest:
+            theirs = state["plan"]
+            names = [name for name, value in self.plan_facts.items() if theirs.get(name) != value]
+            told = ", ".join(f"{name} (then {theirs.get(name)!r}, now {self.plan_facts[name]!r})" for name in names)
+            raise SamplingError(
+                f"the state belongs to other batches than these, so they cannot go on from it: {told or 'digest'} "
+                "differ. Open the dataset that it was saved for with the options of that time, or start without it"
+            )
+        return self.start((state["epoch"], state["step"]))
