@@ -22,6 +22,7 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.files import Cache, Folder, open_folder
 from ge2e_transforms.records import DTYPES, FOOTER_BYTES, crc32c_of
+from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
 
 # What no reader can do without.
 _NEEDED = {"dtype", "feature_shape", "recipe", "shards", "speakers", "splits", "statistics"}
@@ -153,6 +154,11 @@ class Dataset:
         for name, entry, size in zip(names, entries, self.folder.sizes(names), strict=True):
             self._refuse_size(name, entry["records_bytes"], size)
 
+    def open_shards(self, split: str, readers: int = 32) -> LocalShards | StoreShards:
+        """Record files of a split for positional reads, numbered in order."""
+        sizes = [entry["records_bytes"] for entry in self.shards(split)]
+        return open_shards(self.folder, self.shard_names(split), sizes, readers)
+
     def shard_paths(self, split: str) -> list[Path]:
         """Record files of a split on the local disk, checked as by `check_shards`."""
         self.require_local()
@@ -191,9 +197,15 @@ class Dataset:
                 f"{where}: expected {rows} rows of {', '.join(schema.SPLIT_COLUMNS)}, as the shards in metadata.json "
                 f"hold, got {len(table)} of {', '.join(table.column_names)}: the files are of different datasets"
             )
-        columns = {name: table[name].combine_chunks().to_numpy() for name in schema.SPLIT_COLUMNS}
+        columns = {name: table[name].to_numpy() for name in schema.SPLIT_COLUMNS}  # of one batch: not copied
         row_bytes = self.metadata["feature_shape"][0] * DTYPES[self.metadata["dtype"]].itemsize
-        return SplitIndex(columns, shards, row_bytes)
+        index = SplitIndex(columns, shards, row_bytes)
+        if np.any(index["offset"][index.first_rows[:-1][np.diff(index.first_rows) > 0]]):
+            raise DatasetError(
+                f"{where}: expected offset 0 in the first row of every shard, as metadata.json counts them: the files "
+                "are of different datasets"
+            )
+        return index
 
     def shard_index(self, split: str, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The index of one shard, with the columns for people too."""

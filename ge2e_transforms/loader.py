@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ge2e_transforms import notes
-from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.checks import check, check_integer
+from ge2e_transforms.coverage import coverage
 from ge2e_transforms.dataset import Dataset, speaker_id_mapping
 from ge2e_transforms.errors import ConfigError
-from ge2e_transforms.files import Cache
+from ge2e_transforms.loader_options import Chosen, LoaderOptions, sort_options
 from ge2e_transforms.population import Filters, Population
-from ge2e_transforms.reading import ReadingOptions
-from ge2e_transforms.sampling import Sampler, SpeakerOrder
+from ge2e_transforms.sampling import Sampler
 from ge2e_transforms.schema import TRAIN_SPLIT
-from ge2e_transforms.stream import Batch, Delivery, Hosts, Position, Stream
+from ge2e_transforms.stream import Batch, Position, Stream
 from ge2e_transforms.supply import SamplingOptions
 from ge2e_transforms.trials import Trials, read_trials, verification_trials
 from ge2e_transforms.whole import WholeUtterance, WholeUtterances
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ge2e_transforms.torch_reader import TorchBatches
 
 
@@ -42,23 +43,15 @@ class BatchLoader:
         crop_frames: length of a crop in stored rows; default that of the metadata's `feature_shape`. Or (shortest,
             longest, step): then each batch has a length of its own.
         seed: integer; other seeds give other batches.
-        distinct, distinct_sessions, speakers, slots_per_utterance, short, under_m, crops, batch_sources: see
-            `SamplingOptions`.
-        locality: W, to read windows of W shards whole, for cold disks and stores; three windows are held in memory.
-        only_speakers, exclude_speakers: ids, `namespace/speaker_id`.
-        sources: names of sources; others take no part.
-        min_utterances, min_sessions: speakers with fewer take no part.
-        speaker_order: labels in the order in which they meet, by epoch; see `Sampler`. Must give the same for the same
-            epoch whenever it is asked.
-        normalize, layout, check_crc: see `ReadingOptions`.
-        labels: 'mapped', 'dense' or 'original'; see `Delivery`.
-        spec_augment: a `SpecAugment`, or None.
-        host_index, host_count, global_batch: see `Hosts`.
-        cache_dir: folder for copies of files on a store.
-        cache_gib: its bound.
+        options: distinct='prefer', distinct_sessions=False, speakers='uniform', slots_per_utterance=None,
+            short='repeat', under_m='drop', crops='random', batch_sources='mixed', locality=None (`SamplingOptions`);
+            only_speakers=None, exclude_speakers=(), sources=None, min_utterances=0, min_sessions=0, speaker_order=None
+            (`loader_options.Chosen`); normalize='none', layout='mel_time', check_crc='first', readers=32
+            (`ReadingOptions`); labels='mapped', spec_augment=None (`Delivery`); host_index=0, host_count=1,
+            global_batch=False (`Hosts`); cache_dir=None, cache_gib=100.0 (`loader_options.CacheOptions`).
 
     Raises:
-        ConfigError: an option has a value that cannot be used.
+        ConfigError: an option has a value that cannot be used, or there is no such option.
         DatasetError: the folder holds no complete dataset.
     """
 
@@ -69,35 +62,10 @@ class BatchLoader:
         utterances_per_speaker: int | None = None,
         crop_frames: int | tuple[int, int, int] | None = None,
         seed: int = 0,
-        *,
-        distinct: str = "prefer",
-        distinct_sessions: bool = False,
-        speakers: str | float = "uniform",
-        slots_per_utterance: int | None = None,
-        short: str = "repeat",
-        under_m: str = "drop",
-        crops: str = "random",
-        batch_sources: str = "mixed",
-        locality: int | None = None,
-        only_speakers: Sequence[str] | None = None,
-        exclude_speakers: Sequence[str] = (),
-        sources: Sequence[str] | None = None,
-        min_utterances: int = 0,
-        min_sessions: int = 0,
-        speaker_order: SpeakerOrder | None = None,
-        normalize: str = "none",
-        layout: str = "mel_time",
-        check_crc: str = "first",
-        labels: str = "mapped",
-        spec_augment: SpecAugment | None = None,
-        host_index: int = 0,
-        host_count: int = 1,
-        global_batch: bool = False,
-        cache_dir: str | Path | None = None,
-        cache_gib: float = 100.0,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        cache = None if cache_dir is None else Cache(Path(cache_dir), int(cache_gib * (1 << 30)))
-        self._dataset = Dataset.open(root_dir, cache)
+        given = sort_options(options)
+        self._dataset = Dataset.open(root_dir, given.cache.cache)
         metadata = self._dataset.metadata
 
         def default(value: Any, stored: int) -> Any:
@@ -108,22 +76,12 @@ class BatchLoader:
             utterances_per_speaker=default(utterances_per_speaker, metadata["utterances_per_speaker"]),
             crop_frames=default(crop_frames, metadata["feature_shape"][1]),
             seed=seed,
-            distinct=distinct,
-            distinct_sessions=distinct_sessions,
-            speakers=speakers,
-            slots_per_utterance=slots_per_utterance,
-            short=short,
-            under_m=under_m,
-            crops=crops,
-            batch_sources=batch_sources,
-            locality=locality,
+            **given.sampling,
         )
         self._fewer = speakers_per_batch is None
-        self._filters = self._resolve(only_speakers, exclude_speakers, sources, min_utterances, min_sessions)
-        self._speaker_order = speaker_order
-        self._reading = ReadingOptions(normalize, layout, check_crc)
-        self._delivery = Delivery(labels, spec_augment)
-        self._hosts = Hosts(host_index, host_count, global_batch)
+        self._filters = self._resolve(given.chosen)
+        self._speaker_order = given.chosen.speaker_order
+        self._reading, self._delivery, self._hosts = given.reading, given.delivery, given.hosts
         self._streams: dict[str, Stream] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -171,8 +129,8 @@ class BatchLoader:
         return self.stream(split).steps_per_epoch
 
     def coverage(self, split: str = TRAIN_SPLIT, epoch: int = 0) -> dict[str, int | float]:
-        """What an epoch (of all hosts) uses and leaves, and what was relaxed; see `Sampler.coverage`."""
-        return self.stream(split).sampler.coverage(epoch)
+        """What an epoch (of all hosts) uses and leaves, and what was relaxed; see `coverage.coverage`."""
+        return coverage(self.stream(split).sampler, epoch)
 
     def speaker_ids(self, split: str = TRAIN_SPLIT) -> list[str]:
         """Ids of the speakers that take part, by dense label."""
@@ -235,23 +193,22 @@ class BatchLoader:
         notes.tell(split, sampler)
         return Stream(self._dataset, split, sampler, self._filters, index, self._hosts, self._reading, self._delivery)
 
-    def _resolve(
-        self,
-        only: Sequence[str] | None,
-        exclude: Sequence[str],
-        sources: Sequence[str] | None,
-        min_utterances: int,
-        min_sessions: int,
-    ) -> Filters:
+    def _resolve(self, chosen: Chosen) -> Filters:
         """Names of speakers and sources as the numbers that the index holds."""
-        labels = speaker_id_mapping(self._dataset) if only is not None or exclude else {}
-        numbers = {name: number for number, name in enumerate(self._dataset.metadata["datasets"])} if sources else {}
+        by_id = chosen.only_speakers is not None or chosen.exclude_speakers
+        labels = speaker_id_mapping(self._dataset) if by_id else {}
+        sources = {name: number for number, name in enumerate(self._dataset.metadata.get("datasets", ()))}
+
+        def numbers(option: str, known: Mapping[str, int]) -> tuple[int, ...] | None:
+            names = getattr(chosen, option)
+            return None if names is None else self._numbers(option, names, known)
+
         return Filters(
-            only=None if only is None else self._numbers("only_speakers", only, labels),
-            excluded=self._numbers("exclude_speakers", exclude, labels),
-            sources=None if sources is None else self._numbers("sources", sources, numbers),
-            min_utterances=min_utterances,
-            min_sessions=min_sessions,
+            only=numbers("only_speakers", labels),
+            excluded=numbers("exclude_speakers", labels) or (),
+            sources=numbers("sources", sources),
+            min_utterances=chosen.min_utterances,
+            min_sessions=chosen.min_sessions,
         )
 
     def _numbers(self, option: str, names: Sequence[str], known: Mapping[str, int]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ge2e_transforms import coverage
 from ge2e_transforms.sampling import Sampler
 
 _HERE = str(Path(__file__).parent)
@@ -29,19 +30,19 @@ def tell(split: str, sampler: Sampler) -> None:
 
 
 def _left_out(sampler: Sampler) -> str:
-    population, options = sampler.population, sampler.options
-    speakers = len(np.unique(population.label))
+    population, m = sampler.population, sampler.options.utterances_per_speaker
+    speakers = len(population.speakers)
     left_out = speakers - len(np.unique(population.label[population.held > 0]))
     if not left_out:
         return ""
-    return (
-        f"leaves out {left_out} of {speakers} speakers, who hold fewer than {options.utterances_per_speaker} crops "
-        "(or less than the filters ask for): under_m='repeat' takes those with too few crops"
-    )
+    out = f"leaves out {left_out} of {speakers} speakers"
+    if sampler.options.distinct == "strict":
+        return f"{out}, who cannot give {m} different ones: distinct='prefer' takes more"
+    return f"{out}, who hold fewer than {m} crops: under_m='repeat' takes them"
 
 
 def _repeated(sampler: Sampler) -> str:
-    if not (repeated := sampler.repeated_utterances):
+    if not (repeated := coverage.repeated_utterances(sampler)):
         return ""
     what = "a session" if sampler.options.distinct_sessions else "an utterance"
     return (
@@ -52,13 +53,13 @@ def _repeated(sampler: Sampler) -> str:
 
 def _later(sampler: Sampler) -> str:
     used = sampler.batches_per_epoch * sampler.speakers_per_batch * sampler.options.utterances_per_speaker
-    if sampler.left_for_later_epochs <= used:
+    later, slots = coverage.left_for_later_epochs(sampler), int(sampler.population.slots.sum())
+    if later <= used:
         return ""
     more = "fewer speakers_per_batch" + (", or speakers='proportional'" if sampler.options.exponent < 1 else "")
     return (
-        f"takes {used} of {int(sampler.population.slots.sum())} crops and leaves {sampler.left_for_later_epochs} to "
-        f"later epochs (about {sampler.epochs_for_all} for all), since speakers with much speech give no more than the "
-        f"others: for more in an epoch {more}"
+        f"takes {used} of {slots} crops and leaves {later} to later epochs (about {coverage.repetitions(sampler)[1]} "
+        f"for all), since speakers with much speech give no more than the others: for more in an epoch {more}"
     )
 
 
@@ -68,7 +69,7 @@ def _few(sampler: Sampler) -> str:
     used = sampler.batches_per_epoch * sampler.speakers_per_batch
     if used >= 0.9 * given or given - used < sampler.speakers_per_batch or sampler.options.locality:
         return ""
-    n = sampler.speakers_for_most()
+    n = coverage.speakers_for_most(sampler)
     if n < 2 or n == sampler.speakers_per_batch:
         return ""
     return (

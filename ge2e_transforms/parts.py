@@ -134,8 +134,7 @@ class Windows:
         if not most:
             raise SamplingError(
                 f"locality={width} windows of {smallest} of the {len(self._shards)} shards may hold fewer than "
-                f"{speakers_per_batch} speakers: give a larger locality or fewer speakers_per_batch, or store more and "
-                "smaller shards (--shard_mib)"
+                f"{speakers_per_batch} speakers: give a larger locality or fewer speakers_per_batch"
             )
         self.quota = np.minimum(wanted, most // share)
         self._where, self._groups = where, groups(most)
@@ -150,7 +149,8 @@ class Windows:
         """Batches of each part, int64 `[windows]`."""
         counts = np.array([self._groups[window].sum() // self._n for window in self._windows(key)])
         ends = np.minimum(np.cumsum(counts), self.batches_per_epoch)
-        return np.diff(ends, prepend=0)
+        batches: Ints = np.diff(ends, prepend=0)
+        return batches
 
     def pieces(self, part: int, key: Bits) -> list[Piece]:
         """What a part of an epoch consists of."""
@@ -160,5 +160,6 @@ class Windows:
         return [Piece(units, np.zeros_like(units), self.quota[units], batches)]
 
     def _windows(self, key: Bits) -> list[Ints]:
-        order = np.argsort(derive(key, _SHARDS, np.arange(len(self._shards))), kind="stable")
-        return [np.sort(window) for window in np.array_split(order, self.parts)]
+        order: Ints = np.argsort(derive(key, _SHARDS, np.arange(len(self._shards))), kind="stable")
+        windows: list[Ints] = [np.sort(window) for window in np.array_split(order, self.parts)]
+        return windows

@@ -77,7 +77,7 @@ class Plans:
                     with temporary.open("wb") as stream:
                         np.save(stream, table)
                     temporary.replace(path)
-                table = np.load(path, mmap_mode="r", allow_pickle=False)
+                table = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except OSError as error:
             raise StorageError(
                 f"the plan of epoch {key[0]} cannot be kept in {self.folder} ({error.strerror}): make room "

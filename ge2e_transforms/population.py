@@ -65,8 +65,9 @@ class Population:
 
     Attributes:
         label, source, shard: int64 `[units]`; source and shard are 0 where they do not matter.
-        held, distinct_groups, slots, utterances, sessions, copies: int64 `[units]`; see `Supply`. `held` is 0 for units
-            that the minimum counts leave out.
+        held, distinct_groups, slots, utterances, sessions, copies: int64 `[units]`; see `Supply`. `held` and `slots`
+            are 0 for units that the minimum counts leave out.
+        speakers: int64, labels of the speakers that the filters leave, rising.
         short_dropped: records without a slot.
     """
 
@@ -165,10 +166,11 @@ class Population:
     def _refuse_small(self, filters: Filters) -> None:
         """Units of speakers below the minimum counts hold nothing."""
         labels, where = np.unique(self.label, return_inverse=True)
+        small = np.zeros(len(labels), dtype=np.bool_)
         for least, have in ((filters.min_utterances, self.utterances), (filters.min_sessions, self.sessions)):
-            if least:
-                small = np.bincount(where, weights=have, minlength=len(labels)) < least
-                self.held = np.where(small[where], 0, self.held)
+            small |= np.bincount(where, weights=have, minlength=len(labels)) < least
+        self.held, self.slots = (np.where(small[where], 0, values) for values in (self.held, self.slots))
+        self.speakers = labels[~small]
 
 
 def _sorted_rows(

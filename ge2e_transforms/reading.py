@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, Places, SplitIndex
+from ge2e_transforms.dataset import Dataset, SplitIndex
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
-from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
+from ge2e_transforms.shard_files import LocalShards, StoreShards
 from ge2e_transforms.windows import Window
 
 Values = npt.NDArray[np.float32]
@@ -65,6 +65,20 @@ class ReadingOptions:
         check_integer("readers", self.readers, 1, 1025)
 
 
+# A record that is read whole, without its header, to be checked: number of the crop, (shard, offset, length), where its
+# values and where the crop begin in it, bytes of its values, and label. Plain tuples, as one is made for each crop.
+_Body: TypeAlias = tuple[int, tuple[int, int, int], int, int, int, int]
+
+
+class _Request(NamedTuple):
+    """What to read for a batch; crops are numbered within it."""
+
+    crops: list[tuple[int, int]]  # shard and offset of each
+    checked: list[int]  # crops whose record has to be checked, rising
+    bodies: list[_Body]  # of these
+    short: dict[int, int]  # rows of the crops whose record is shorter
+
+
 class CropReader:
     """Crops of the records of one split.
 
@@ -92,10 +106,7 @@ class CropReader:
             )
         dataset.check_shards(split)
         self._dataset, self._split, self._index, self._options = dataset, split, index, options
-        sizes = [entry["records_bytes"] for entry in dataset.shards(split)]
-        self.files: LocalShards | StoreShards = open_shards(
-            dataset.folder, dataset.shard_names(split), sizes, options.readers
-        )
+        self.files = dataset.open_shards(split, options.readers)
         self._dtype = DTYPES[dataset.metadata["dtype"]]
         self._padding = silence(dataset.recipe) if short == "pad" else None
         self._statistics = _statistics(dataset, split, options.normalize)
@@ -119,120 +130,121 @@ class CropReader:
             CorruptRecordError: a record does not match its checksum or its index row, or a file ends before a crop.
             DatasetError: a file cannot be read.
         """
-        places = self._index.places(records)
-        frames = np.minimum(self._index["frames"][records], rows)
-        whole = self._to_check(records)
+        request = self._request(records, starts, rows)
         mel_first = self._options.layout == "mel_time"
         shape = (self._bins, rows) if mel_first else (rows, self._bins)
         values = self._buffers.take((len(records), *shape))
         direct = not mel_first and self._dtype.kind == "f"
         step = max(1, _BLOCK_BYTES // (rows * self._bins * self._dtype.itemsize))
-        if isinstance(self.files, StoreShards):
+        if isinstance(self.files, StoreShards) and window is None:
             step = len(records)  # so that all reads are under way at once
         block = np.empty((0 if direct else step, rows, self._bins), dtype=self._dtype)
         for first in range(0, len(records), step):
             part = slice(first, first + step)
             target = values[part] if direct else block[: len(values[part])]
-            self._read_block(
-                target, records[part], starts[part], Places(*(x[part] for x in places)), whole[part], window
-            )
-            self._fill_up(target, frames[part])
+            self._read_block(target, first, request, window or self.files)
             if not direct:
                 values[part] = target.transpose(0, 2, 1) if mel_first else target
                 if self._dtype.kind == "i":
                     values[part] /= np.float32(PCM16_SCALE)
-            self._normalize_block(values[part], records[part])
+            if self._options.normalize != "none":
+                self._normalize_block(values[part], records[part])
+        if request.checked:
+            self._mark(records[request.checked])
         return values
 
-    def _read_block(
-        self,
-        target: npt.NDArray[Any],
-        records: Rows,
-        starts: Rows,
-        places: Places,
-        whole: npt.NDArray[np.bool_],
-        window: Window | None,
-    ) -> None:
-        """Reads crops into `[n, rows, bins]`; a crop shorter than that leaves its end as it is."""
-        files = window or self.files
+    def _request(self, records: Rows, starts: Rows, rows: int) -> _Request:
+        """What to read for a batch; worked out for all crops at once: an array operation costs as much as a read."""
+        places, frames = self._index.places(records), self._index["frames"][records].astype(np.int64)
         row_bytes = self._bins * self._dtype.itemsize
-        sizes = np.minimum(self._index["frames"][records], target.shape[1]) * row_bytes
         begin = starts.astype(np.int64) * row_bytes
-        bytes_of = memoryview(target).cast("B")  # type: ignore[arg-type]
-        each = target.shape[1] * row_bytes
-        plain = np.flatnonzero(~whole).tolist()
-        if plain:
-            offsets, shards, lengths = (places.payload + begin).tolist(), places.shard.tolist(), sizes.tolist()
-            files.read_into(
-                [(shards[i], offsets[i]) for i in plain],
-                [bytes_of[i * each : i * each + lengths[i]] for i in plain],
-            )
-        checked = np.flatnonzero(whole)
+        short = np.flatnonzero(frames < rows)
+        checked = self._to_check(records)
+        bodies: list[_Body] = []
         if len(checked):
-            chosen = Places(*(column[checked] for column in places))
-            bodies = files.read(
-                list(
-                    zip(
-                        chosen.shard.tolist(),
-                        (chosen.offset + HEADER_BYTES).tolist(),
-                        (chosen.length - HEADER_BYTES).tolist(),
-                        strict=True,
-                    )
-                )
+            shards, offsets, lengths, payload = (column[checked] for column in places)
+            heads = payload - offsets - HEADER_BYTES
+            framed = zip(
+                shards.tolist(), (offsets + HEADER_BYTES).tolist(), (lengths - HEADER_BYTES).tolist(), strict=True
             )
-            self._check(bodies, records[checked], chosen)
-            heads = (chosen.payload - chosen.offset - HEADER_BYTES + begin[checked]).tolist()
-            for i, body, head, length in zip(checked.tolist(), bodies, heads, sizes[checked].tolist(), strict=True):
-                bytes_of[i * each : i * each + length] = memoryview(body)[head : head + length]
-            self._mark(records[checked])
+            sizes = (frames[checked] * row_bytes).tolist()
+            labels = self._index["label"][records[checked]].tolist()
+            columns = (checked.tolist(), framed, heads.tolist(), (heads + begin[checked]).tolist(), sizes, labels)
+            bodies = list(zip(*columns, strict=True))
+        crops = list(zip(places.shard.tolist(), (places.payload + begin).tolist(), strict=True))
+        return _Request(crops, checked.tolist(), bodies, dict(zip(short.tolist(), frames[short].tolist(), strict=True)))
 
-    def _to_check(self, records: Rows) -> npt.NDArray[np.bool_]:
+    def _read_block(
+        self, target: npt.NDArray[Any], first: int, request: _Request, files: LocalShards | StoreShards | Window
+    ) -> None:
+        """Reads the crops from number `first` on into `[n, rows, bins]`."""
+        last, dtype = first + len(target), self._dtype
+        flat = memoryview(target).cast("B")  # type: ignore[arg-type]
+        size = len(flat) // len(target)
+        views = [flat[place : place + size] for place in range(0, len(flat), size)]
+        short = [crop for crop in range(first, last) if crop in request.short] if request.short else []
+        for crop in short:
+            views[crop - first] = views[crop - first][: request.short[crop] * (size // target.shape[1])]
+        some = request.bodies[bisect_left(request.checked, first) : bisect_left(request.checked, last)]
+        if not some:
+            files.read_into(request.crops[first:last], views)
+        else:
+            whole = {body[0] for body in some}
+            plain = [crop for crop in range(first, last) if crop not in whole]
+            files.read_into([request.crops[crop] for crop in plain], [views[crop - first] for crop in plain])
+            for body, content in zip(some, files.read([body[1] for body in some]), strict=True):
+                crop, _, head, begin, size, label = body
+                expected = payload_head(dtype, size)
+                if (
+                    not body_is_whole(content)
+                    or content[head - len(expected) : head] != expected
+                    or content.find(label_entry(label), 0, head) < 0
+                ):
+                    self._refuse(body, content)
+                view = views[crop - first]
+                view[:] = memoryview(content)[begin : begin + len(view)]
+        for crop in short:
+            self._fill_up(target[crop - first], request.short[crop])
+
+    def _to_check(self, records: Rows) -> npt.NDArray[np.int64]:
+        """Which of some records have to be read whole."""
         if self._options.check_crc == "first":
-            unseen: npt.NDArray[np.bool_] = self._checked[records >> 3] & (1 << (records & 7)) == 0
-            return unseen
-        return np.full(len(records), self._options.check_crc == "always")
+            return np.flatnonzero(self._checked[records >> 3] & (1 << (records & 7)) == 0)
+        return np.arange(len(records) if self._options.check_crc == "always" else 0)
 
     def _mark(self, records: Rows) -> None:
         if self._options.check_crc == "first":
             with self._lock:  # two records may share a byte
                 np.bitwise_or.at(self._checked, records >> 3, (1 << (records & 7)).astype(np.uint8))
 
-    def _check(self, bodies: Sequence[bytes], records: Rows, places: Places) -> None:
-        """Compares whole records with their checksums, and what they say of themselves with the index."""
-        payload_bytes = self._index["frames"][records].astype(np.int64) * (self._bins * self._dtype.itemsize)
-        heads = (places.payload - places.offset - HEADER_BYTES).tolist()
-        labels = self._index["label"][records].tolist()
-        for i, (body, head, size, label) in enumerate(zip(bodies, heads, payload_bytes.tolist(), labels, strict=True)):
-            if not body_is_whole(body):
-                self._refuse(int(records[i]), places, i, "the checksum of the record does not match")
-            expected = payload_head(self._dtype, size)
-            if body[head - len(expected) : head] != expected or body.find(label_entry(label), 0, head) < 0:
-                said = f"{size // (self._bins * self._dtype.itemsize)} rows of label {label}"
-                self._refuse(int(records[i]), places, i, f"the record holds other than the {said} that the index says")
-
-    def _refuse(self, record: int, places: Places, i: int, what: str) -> None:
-        shard = int(places.shard[i])
+    def _refuse(self, body: _Body, content: bytes) -> None:
+        """Says what is wrong with a record that does not match its checksum, or its index row."""
+        _, (shard, offset, _), _, _, size, label = body
+        rows = size // (self._bins * self._dtype.itemsize)
+        what = "the checksum of the record does not match"
+        if body_is_whole(content):
+            what = f"the record holds other than the {rows} rows of label {label} that the index says"
         where = self._dataset.folder.where(self._dataset.shard_names(self._split)[shard])
+        offset -= HEADER_BYTES
         raise CorruptRecordError(
-            f"{where} at offset {int(places.offset[i])}, {self._name(record, shard)}: {what}: the file is damaged or "
-            "was changed. Copy it again; or the same `ge2e run` command makes a damaged shard anew; `ge2e verify` finds "
-            "what else is damaged"
+            f"{where} at offset {offset}, {self._name(shard, offset)}: {what}: the file is damaged or was changed. "
+            "Copy it again; or the same `ge2e run` command makes a damaged shard anew; `ge2e verify` finds what else "
+            "is damaged"
         )
 
-    def _name(self, record: int, shard: int) -> str:
+    def _name(self, shard: int, offset: int) -> str:
         """Speaker and utterance of a record, as far as the shard's own index can still be read."""
         try:
-            table = self._dataset.shard_index(self._split, shard, ("speaker_id", "utterance_id"))
-            row = record - int(self._index.first_rows[shard])
-            return f"utterance {table['utterance_id'][row].as_py()!r} of speaker {table['speaker_id'][row].as_py()!r}"
-        except (DatasetError, IndexError) as error:
-            return f"record {record} of split {self._split!r} (its index: {error})"
+            table = self._dataset.shard_index(self._split, shard, ("offset", "speaker_id", "utterance_id"))
+            row = table["offset"].to_pylist().index(offset)
+        except (DatasetError, ValueError) as error:
+            return f"of which the shard's index does not tell whose it is ({error})"
+        return f"utterance {table['utterance_id'][row].as_py()!r} of speaker {table['speaker_id'][row].as_py()!r}"
 
-    def _fill_up(self, block: npt.NDArray[Any], frames: Rows) -> None:
-        for i in np.flatnonzero(frames < block.shape[1]).tolist():
-            rows, target = int(frames[i]), block[i]
-            again = target[np.arange(rows, len(target)) % rows]
-            target[rows:] = again if self._padding is None else self._padding
+    def _fill_up(self, crop: npt.NDArray[Any], rows: int) -> None:
+        """Fills what follows the first rows of a crop `[rows, bins]`."""
+        again = crop[np.arange(rows, len(crop)) % rows] if self._padding is None else self._padding
+        crop[rows:] = again
 
     def _normalize_block(self, values: Values, records: Rows) -> None:
         """Normalises a block in place."""
@@ -241,7 +253,7 @@ class CropReader:
             mean = values.mean(axis=time, dtype=np.float64)
             values -= np.expand_dims(mean.astype(np.float32), time)
             deviation = np.sqrt(np.square(values).mean(axis=time))
-            values *= np.expand_dims(_scale(mean, deviation).astype(np.float32), time)
+            values *= np.expand_dims(scale_of(mean, deviation).astype(np.float32), time)
         elif self._statistics is not None:
             mean, scale = (column if len(column) == 1 else column[records] for column in self._statistics)
             values -= np.expand_dims(mean.astype(np.float32), time)
@@ -293,7 +305,7 @@ def silence(recipe: Recipe) -> Values:
     return row
 
 
-def _scale(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """1 / deviation, 0 for constant bins."""
     varies = deviation > _CONSTANT * np.abs(mean)
     scale = np.zeros_like(deviation)
@@ -317,4 +329,4 @@ def _statistics(dataset: Dataset, split: str, normalize: str) -> tuple[npt.NDArr
         )
     else:
         return None
-    return mean, _scale(mean, deviation)
+    return mean, scale_of(mean, deviation)

@@ -67,10 +67,10 @@ def body_is_whole(body: bytes) -> bool:
     The checksum of data and footer together is that of the data, as the footer says, gone on over the footer: so
     nothing is copied to tell them apart.
     """
-    (masked,) = _FOOTER.unpack_from(body, len(body) - FOOTER_BYTES)
-    rotated = (masked - _MASK_DELTA) & 0xFFFFFFFF
-    crc = ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
-    return bool(google_crc32c.value(body) == google_crc32c.extend(crc, body[-FOOTER_BYTES:]))
+    footer = body[-FOOTER_BYTES:]
+    rotated = (int.from_bytes(footer, "little") - _MASK_DELTA) & 0xFFFFFFFF
+    crc = (rotated >> 17) | (rotated << 15) & 0xFFFFFFFF
+    return bool(google_crc32c.value(body) == google_crc32c.extend(crc, footer))
 
 
 @functools.lru_cache(maxsize=1 << 16)

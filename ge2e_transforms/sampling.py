@@ -1,7 +1,7 @@
 """The plan of an epoch: which crops make which batch of N speakers x M utterances. Pure NumPy, no files.
 
 A plan is a pure function of (index, options, epoch). Three steps, each described where it is done: slots (the crops
-that utterances can give: `supply.Supply`), groups of M slots of one speaker (`Sampler`), batches of N groups
+that utterances can give: `supply.Supply`), groups of M slots of one speaker (`dealing.Dealer`), batches of N groups
 (`placing.place`). What does not depend on the epoch is worked out once, so the number of batches is known
 beforehand. Draws are keyed by (seed, label, utterance, stream, epoch): where a crop starts does not depend on the
 order of the records, on other speakers or on the machine. A large epoch is planned in parts (`parts`).
@@ -12,25 +12,25 @@ from __future__ import annotations
 import decimal
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer
+from ge2e_transforms.dealing import Dealer
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.parts import Blocks, Piece, Windows
-from ge2e_transforms.placing import Ints, Seats, batch_count, largest, place, place_in_order
+from ge2e_transforms.placing import Ints, Seats, place, place_in_order
 from ge2e_transforms.population import Population
 from ge2e_transforms.rng import Bits, below, derive
-from ge2e_transforms.supply import Supply, changes, offsets, run_sums
+from ge2e_transforms.supply import changes, offsets, run_sums
 
 Int32s = npt.NDArray[np.int32]
 # The order of speakers (labels) that batches of an epoch follow, neighbours together.
 SpeakerOrder = Callable[[int], Sequence[int]]
 
 # Ids of the streams of random bits. A change of their order changes every plan.
-_SPEAKERS, _BATCHES, _UTTERANCES, _SESSIONS, _ORDER, _TURN, _START, _LENGTH, _SHIFT, _PARTS, _MIX = range(11)
+_BATCHES, _LENGTH, _PARTS, _MIX = range(10, 14)
 
 # 'uniform': all but one in this many of the speakers can fill the quota.
 _BELOW_QUOTA = 10
@@ -38,8 +38,6 @@ _BELOW_QUOTA = 10
 _BLOCK_SLOTS = 20_000_000
 # Slots that are worked out at a time; bounds the memory beside the plan.
 _CHUNK_SLOTS = 1 << 19
-# Speakers that `coverage` looks at to say how many others one meets.
-_LOOKED_AT = 256
 
 
 class Plan:
@@ -91,28 +89,8 @@ def _scaled(size: int, base: int, exponent: float) -> int:
         return max(1, math.floor(base * ratio ** decimal.Decimal(exponent) + decimal.Decimal("1e-9")))
 
 
-class _Layout(NamedTuple):
-    """One epoch's view of what each speaker laid out for its walk: see `Sampler`. Speakers are those of a supply."""
-
-    owner: Int32s  # utterance of each place
-    shift: Ints  # per utterance: place + shift is its slot, modulo its slots
-    first_place: Ints  # per speaker
-    skip: Ints  # per speaker: first group of this epoch
-    walk: Ints  # per speaker: epochs in a walk
-    groups: Ints  # per speaker: groups in a walk
-    start_key: Bits  # per utterance
-
-
 class Sampler:
     """Plans of all epochs, for one split and one N x M.
-
-    Each speaker goes on *walks* of k epochs, in which it comes to k x quota different groups, its quota in each epoch;
-    a new walk forms new groups. To form g groups, its utterances are laid out in random order, session by
-    session, each with some of its slots, and place p of the layout belongs to group p mod g. Every utterance has up to
-    `level` slots in the layout, some have one more, with the lowest level that gives g x M in all. So an utterance
-    has more than g slots there, and comes twice into a group, only where g groups cannot be had without; and
-    the slots of a session are spread as evenly as can be. Which slots of an utterance take part goes round
-    from walk to walk, so that all get their turn.
 
     Args:
         population: who takes part, for the same M, crop and policies.
@@ -123,6 +101,7 @@ class Sampler:
     Attributes:
         batches_per_epoch: B, the same in every epoch, and as large as can be.
         parts: of each epoch.
+        dealer: deals the groups.
         wanted: int64 `[units]`, groups that each unit would give in an epoch if batches had room for all.
         quota: int64 `[units]`, groups that each unit of the population gives in an epoch; to fill whole batches, a
             few give one less.
@@ -153,11 +132,7 @@ class Sampler:
             self._spare_repetitions(self._parts)
             self.quota = self._parts.quota
         self.parts, self.batches_per_epoch = self._parts.parts, self._parts.batches_per_epoch
-        distinct = self.options.distinct == "prefer"
-        whole = population.distinct_groups if distinct else population.held
-        self._walk = np.maximum(1, whole // np.maximum(1, self.quota))
-        seed = int(self.options.seed)
-        self._unit_key = derive(seed, _SPEAKERS, population.label, population.source, population.shard)
+        self.dealer = Dealer(population, self.quota)
 
     @property
     def has_order(self) -> bool:
@@ -199,85 +174,6 @@ class Sampler:
             first += piece.batches
         return plan
 
-    def coverage(self, epoch: int = 0) -> dict[str, int | float]:
-        """What an epoch uses and leaves, in slots, and what was relaxed.
-
-        `slots` = `used` + all that is `left_...` - `repeated_slots`. What is left has its turn in other epochs, but for
-        `left_too_few` (of speakers who cannot give one group) and `short_records_dropped`; `epochs_for_all` says in
-        about how many. `speakers_met` is how many different others a speaker shares a batch with in this epoch, the
-        mean of up to 256 speakers.
-        """
-        m, units = self.options.utterances_per_speaker, self.population
-        have = np.where(units.held > 0, units.slots, 0)
-        used = self.batches_per_epoch * self.speakers_per_batch * m
-        repeated, epochs_for_all = self._repetitions()
-        return {
-            "speakers": len(np.unique(units.label)),
-            "eligible_speakers": units.eligible,
-            "batches": self.batches_per_epoch,
-            "slots": int(units.slots.sum()),
-            "used": used,
-            "left_too_few": int(units.slots.sum() - have.sum()),
-            "left_for_whole_groups": int(np.maximum(0, have - units.held * m).sum()),
-            "left_for_later_epochs": self.left_for_later_epochs,
-            "left_for_whole_batches": int(self.quota.sum()) * m - used,
-            "repeated_slots": int(np.maximum(0, units.held * m - have).sum()),
-            "repeated_utterances": repeated,
-            "short_records_dropped": units.short_dropped,
-            "epochs_for_all": epochs_for_all,
-            "speakers_met": self._speakers_met(epoch),
-        }
-
-    @property
-    def left_for_later_epochs(self) -> int:
-        """Slots of groups that speakers hold and do not give in an epoch."""
-        return int((self.population.held - self.quota).sum()) * self.options.utterances_per_speaker
-
-    @property
-    def repeated_utterances(self) -> int:
-        """Slots of an epoch whose utterance their group holds already; see `SamplingOptions.distinct`."""
-        groups = self._walk * self.quota
-        return self._repetitions(np.flatnonzero(groups > self.population.distinct_groups))[0]
-
-    @property
-    def epochs_for_all(self) -> int:
-        """Epochs in which about every slot has its turn."""
-        return self._repetitions()[1]
-
-    def speakers_for_most(self) -> int:
-        """The largest N with which an epoch uses nine in ten of the groups that speakers would give; 0 if none does."""
-        totals = [self.wanted[self.population.source == source] for source in np.unique(self.population.source)]
-
-        def enough(n: Ints) -> npt.NDArray[np.bool_]:
-            used = sum(batch_count(wanted, int(n[0])) * int(n[0]) for wanted in totals) if n[0] else 0
-            return np.atleast_1d(not n[0] or used >= 0.9 * self.wanted.sum())
-
-        return int(largest(enough, np.array([self.speakers_per_batch]))[0])
-
-    def _repetitions(self, units: Ints | None = None) -> tuple[int, int]:
-        """(repeated utterances of an epoch, epochs in which every slot has its turn), of some units or of all."""
-        population, repeated, epochs = self.population, 0, 1
-        units = np.arange(len(population)) if units is None else units
-        for chunk in population.chunks(units):
-            supply, _ = population.supply(units[chunk])
-            walk = self._walk[supply.label]
-            groups = walk * self.quota[supply.label]
-            excess = groups * self.options.utterances_per_speaker - supply.laid_out(groups)
-            repeated += int((np.maximum(0, excess) // walk).sum())
-            level = self._level(supply, groups * self.options.utterances_per_speaker)
-            epochs = max(epochs, int((walk[supply.speaker] * _rounds(supply, level)).max(initial=1)))
-        return repeated, epochs
-
-    def _speakers_met(self, epoch: int) -> float:
-        labels = [self.plan(epoch, part).labels for part in range(self.parts)]
-        names = np.unique(np.concatenate([np.unique(part) for part in labels]))
-        looked_at = names[np.linspace(0, len(names) - 1, min(len(names), _LOOKED_AT)).astype(np.int64)]
-        met = []
-        for name in looked_at:
-            others = [part[np.any(part == name, axis=1)] for part in labels]
-            met.append(len(np.unique(np.concatenate([part.ravel() for part in others]))) - 1)
-        return round(float(np.mean(met)), 1)
-
     def _spare_repetitions(self, blocks: Blocks) -> None:
         """Takes groups that whole batches do not need from speakers who would repeat utterances for them.
 
@@ -304,14 +200,14 @@ class Sampler:
             unit = np.searchsorted(ends, places, side="right")
             number = places - (ends - piece.given)[unit] + piece.first[unit]
             supply, of_record = self.population.supply(piece.units[chunk])
-            layout, speaker = self._layout(supply, epoch), np.searchsorted(supply.label, piece.units[unit])
+            layout, speaker = self.dealer.layout(supply, epoch), np.searchsorted(supply.label, piece.units[unit])
             batch, seat = np.divmod(seat_of[places], n)
             batch = rows[batch]
             plan.labels[batch, seat] = self.population.label[piece.units[unit]]
             for some in _steps(len(places), max(1, _CHUNK_SLOTS // m)):
                 to = batch[some], seat[some]
-                owner, slot = self._slots(supply, layout, speaker[some], number[some])
-                record, starts[to] = self._crops(supply, owner, slot, layout.start_key, plan.frames[batch[some]])
+                owner, slot = self.dealer.slots(supply, layout, speaker[some], number[some])
+                record, starts[to] = self.dealer.crops(supply, owner, slot, layout.start_key, plan.frames[batch[some]])
                 records[to] = of_record[record]
 
     def _seat(self, piece: Piece, epoch: int, key: Bits) -> tuple[Int32s, Ints]:
@@ -343,85 +239,6 @@ class Sampler:
         rank[wanted] = np.arange(len(wanted))
         return np.argsort(rank[labels], kind="stable")
 
-    def _level(self, supply: Supply, places: Ints) -> Ints:
-        """The most slots of an utterance that each speaker lays out, but for the first few, who have one more."""
-        return largest(lambda level: supply.laid_out(level) <= places, np.minimum(places, supply.richest))
-
-    def _layout(self, supply: Supply, epoch: int) -> _Layout:
-        unit_key, k = self._unit_key[supply.label], self._walk[supply.label]
-        groups = k * self.quota[supply.label]
-        places = groups * self.options.utterances_per_speaker
-        level = self._level(supply, places)
-        walk, turn = np.divmod(np.int64(epoch), k)
-        walk = walk[supply.speaker]
-        utterance_key = derive(unit_key[supply.speaker], _UTTERANCES, supply.number)
-        session = derive(unit_key[supply.speaker], _SESSIONS, walk, supply.session)
-        order = _shuffled(supply.speaker, session, derive(utterance_key, _ORDER, walk))
-        share = _shares(supply, order, level, places - supply.laid_out(level))
-        first = np.empty_like(share)
-        first[order] = offsets(share)[:-1]
-        rounds = _rounds(supply, level)
-        begin = below(derive(utterance_key, _TURN, walk // rounds), supply.slots)
-        begin += walk % rounds * np.maximum(1, level)[supply.speaker]
-        owner = np.repeat(order.astype(np.int32), share)
-        return _Layout(owner, begin - first, offsets(places), turn, k, groups, derive(utterance_key, _START, epoch))
-
-    def _slots(self, supply: Supply, layout: _Layout, speaker: Ints, number: Ints) -> tuple[Int32s, Ints]:
-        """Utterance and slot, `[groups, M]` each, of what the layout deals to these groups.
-
-        The groups of one epoch are k apart in the walk, so that neighbours in the layout fall into different epochs.
-        """
-        first = layout.first_place[speaker] + layout.skip[speaker] + number * layout.walk[speaker]
-        places = first[:, None] + np.arange(self.options.utterances_per_speaker) * layout.groups[speaker, None]
-        owner = layout.owner[places]
-        return owner, (places + layout.shift[owner]) % supply.slots[owner]
-
-    def _crops(
-        self, supply: Supply, owner: Int32s, slot: Ints, start_key: Bits, lengths: Int32s
-    ) -> tuple[Int32s, Ints]:
-        """Record and first row of slots of utterances, `[groups, M]` each; `lengths` are rows of a crop, `[groups]`."""
-        longest = self.options.longest
-        inside = supply.first_slot[owner] + slot % (supply.slots // supply.copies)[owner]
-        record = supply.record_of_slot[inside]
-        part, parts = inside - supply.record_first[record], supply.record_slots[record]
-        frames = supply.record_frames[record]
-        possible = np.maximum(1, frames - longest + 1)
-        if self.options.crops == "grid":
-            first_part = supply.record_first[record] - supply.first_slot[owner]
-            spare = possible - (parts - 1) * longest
-            start = part * longest + below(derive(start_key[owner], first_part), spare)
-        else:
-            low, high = part * possible // parts, (part + 1) * possible // parts
-            start = low + below(derive(start_key[owner], slot), high - low)
-        if len(self.options.lengths) > 1:  # a shorter crop lies anywhere in the place of the longest
-            room = np.minimum(frames, longest) - np.minimum(frames, lengths[:, None])
-            start += below(derive(start_key[owner], _SHIFT, slot), room + 1)
-        return supply.record[record], start
-
 
 def _steps(count: int, step: int) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, count, step))
-
-
-def _shares(supply: Supply, order: Ints, level: Ints, extra: Ints) -> Ints:
-    """Slots in the layout of each utterance in layout order: the level, and one more for the first with more."""
-    slots, most = supply.slots[order], level[supply.speaker]
-    more = slots > most
-    before: Ints = np.cumsum(more) - more
-    chosen = more & (before - supply.speaker_firsts(before) < extra[supply.speaker])
-    return np.minimum(slots, most) + chosen
-
-
-def _shuffled(speaker: Ints, session: Bits, utterance: Bits) -> Ints:
-    """Utterances by speaker, session by session in random order, and in random order within; all by one key."""
-    free = 64 - int(speaker[-1]).bit_length() if len(speaker) else 64
-    of_session = free // 2
-    keys = speaker.astype(np.uint64) << np.uint64(free % 64)
-    keys |= session >> np.uint64(64 - of_session) << np.uint64(free - of_session)
-    keys |= utterance >> np.uint64(64 - free + of_session)
-    return np.argsort(keys, kind="stable")
-
-
-def _rounds(supply: Supply, level: Ints) -> Ints:
-    """Walks after which all slots of an utterance had their turn."""
-    return -(-supply.slots // np.maximum(1, level)[supply.speaker])

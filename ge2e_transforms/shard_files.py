@@ -73,9 +73,12 @@ class LocalShards:
         except OSError as error:
             raise self._unreadable(number, offset, error) from error
 
-    def read(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """The bytes at each (file number, offset, length); raises as `read_into`."""
-        number, offset, parts = 0, 0, []
+    def read(self, places: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
+        """The bytes at each (file number, offset, length), read as they are taken; raises as `read_into`.
+
+        One after the other: many at once would be given back to the system together, and their pages asked for anew.
+        """
+        number, offset = 0, 0
         pread, descriptors = os.pread, self._open
         try:
             for number, offset, length in places:
@@ -87,10 +90,9 @@ class LocalShards:
                         part = pread(descriptor, length, offset)
                 if len(part) != length:
                     raise self._short(number, offset, length, len(part))
-                parts.append(part)
+                yield part
         except OSError as error:
             raise self._unreadable(number, offset, error) from error
-        return parts
 
     def read_whole(self, number: int, target: memoryview) -> None:
         """Fills a target, as long as the file, from a whole file; raises as `read_into`."""
@@ -186,15 +188,15 @@ class StoreShards:
                 future.cancel()
             wait(futures)
 
-    def read(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """The bytes at each (file number, offset, length); raises as `read_into`."""
+    def read(self, places: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
+        """The bytes at each (file number, offset, length), all read at once; raises as `read_into`."""
         numbers = {number for number, _, _ in places}
         self._look_for_copies(numbers)
         if numbers <= self._copied:
             return self._copies.read(places)
         parts = [bytearray(length) for _, _, length in places]
         self.read_into([place[:2] for place in places], [memoryview(part) for part in parts])
-        return [bytes(part) for part in parts]
+        return map(bytes, parts)
 
     def read_whole(self, number: int, target: memoryview) -> None:
         """Fills a target, as long as the file, from a whole file; raises as `read_into`."""

@@ -115,8 +115,8 @@ class Stream:
         delivery: Delivery,
         plan_folder: Path | None = None,
     ) -> None:
-        self.dataset, self.split, self.sampler, self.hosts = dataset, split, sampler, hosts
-        self._filters, self._index, self._reading, self._delivery = filters, index, reading, delivery
+        self.dataset, self.split, self.sampler, self.index, self.hosts = dataset, split, sampler, index, hosts
+        self._filters, self._reading, self._delivery = filters, reading, delivery
         if not self.steps_per_epoch:
             raise SamplingError(
                 f"an epoch of split {split!r} has {sampler.batches_per_epoch} batches, fewer than host_count="
@@ -139,7 +139,7 @@ class Stream:
             self.split,
             self.sampler,
             self._filters,
-            self._index,
+            self.index,
             self.hosts,
             self._reading,
             self._delivery,

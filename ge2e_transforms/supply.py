@@ -39,7 +39,7 @@ class SamplingOptions:
         seed: integer in [0, 2^64). There is no default source of chance: None is refused.
         distinct: must the M crops come from M utterances? 'strict': always, whatever is left out for it.
             'prefer': unless the speaker's quota cannot be filled so; then with the fewest repetitions there can
-            be, which `Sampler.coverage` counts. 'any': all crops of a speaker count alike.
+            be, which `coverage.coverage` counts. 'any': all crops of a speaker count alike.
         speakers: how many groups of M a speaker gives in an epoch, of the H that it holds. 'uniform': the same
             quota for all, the largest that nine in ten of the speakers can fill; who holds fewer gives all.
             'proportional': all. A number a in [0, 1] lies between: quota x (H / quota)^a, at most H. A speaker that
@@ -203,7 +203,7 @@ class Supply:
         """The most groups that each speaker can give at once without an utterance twice in a group.
 
         Of g groups an utterance of c slots can be in min(c, g), so the sum of these must be at least g x M. That is
-        enough, too, as the dealing of `Sampler` shows.
+        enough, too, as `dealing.Dealer` shows.
         """
         m = self.options.utterances_per_speaker
         return largest(lambda groups: self.laid_out(groups) >= groups * m, self.speaker_sums(self.slots) // m)

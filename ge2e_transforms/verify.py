@@ -156,7 +156,7 @@ def _check_shard(
             )
     if frames != entry["frames"]:
         raise DatasetError(f"{path}: expected {entry['frames']} frames, got {frames}")
-    return index.select(schema.SAMPLER_COLUMNS)
+    return index.select([*schema.SAMPLER_COLUMNS, "session_id"])
 
 
 def _check_record(
@@ -224,14 +224,15 @@ def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
     columns = {name: whole[name] for name in schema.SPLIT_COLUMNS}
     rows = np.arange(len(whole))
     columns |= dict(zip(("length", "payload_offset"), whole.places(rows)[2:], strict=True))
-    # Utterances and sessions of a speaker that lies in several shards are numbered through only here.
-    for name in columns.keys() - {"utterance_index", "session_index"}:
-        values = np.concatenate([table[name].to_numpy() for table in tables])
-        if not np.array_equal(columns[name], values):
-            place = int(np.flatnonzero(columns[name] != values)[0])
-            raise DatasetError(f"{where}: {name} of row {place} is {columns[name][place]}, the shard's {values[place]}")
+    expected = _joined(tables)
+    for name, found in columns.items():
+        if not np.array_equal(found, expected[name]):
+            place = int(np.flatnonzero(found != expected[name])[0])
+            raise DatasetError(
+                f"{where}: {name} of row {place} is {found[place]}, by the shards it is {expected[name][place]}"
+            )
     people = dataset.speakers.filter(pc.equal(dataset.speakers["split"], split))
-    found = {
+    totals = {
         "speakers": len(np.unique(whole["label"])),
         "records": len(whole),
         "frames": int(whole["frames"].sum()),
@@ -239,10 +240,33 @@ def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
     }
     table = {"speakers": len(people), "utterances": sum(people["utterances"].to_pylist())}
     table["frames"] = sum(people["frames"].to_pylist())
-    for source, counts in (("index", found), ("speakers table", table)):
+    for source, counts in (("index", totals), ("speakers table", table)):
         for name, value in counts.items():
             if value != entry[name]:
                 raise DatasetError(f"split {split!r}: metadata says {entry[name]} {name}, the {source} {value}")
+
+
+def _joined(tables: list[pa.Table]) -> dict[str, npt.NDArray[Any]]:
+    """What the index of a split must hold: the columns of its shards, utterances and sessions numbered through."""
+    joined = {name: np.concatenate([table[name].to_numpy() for table in tables]) for name in schema.SAMPLER_COLUMNS}
+    # Each shard counts from 0; a session may go on in the next one, an utterance does not.
+    before = np.cumsum([0, *(pc.max(table["utterance_index"]).as_py() + 1 if len(table) else 0 for table in tables)])
+    utterance = joined["utterance_index"] + np.repeat(before[:-1], [len(table) for table in tables])
+    names = pa.chunked_array([chunk for table in tables for chunk in table["session_id"].chunks], pa.string())
+    session = pc.index_in(names, pc.unique(names)).to_numpy()
+    for name, keys in (("utterance_index", utterance), ("session_index", session)):
+        joined[name] = _numbered(joined["label"], keys)
+    return joined
+
+
+def _numbered(label: npt.NDArray[np.int32], keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Numbers from 0 within each label, in the order in which its keys first appear."""
+    pairs = label.astype(np.int64) << 32 | keys
+    _, first, inverse = np.unique(pairs, return_index=True, return_inverse=True)
+    owner = label[first]  # in rising order, as the pairs are
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.lexsort((first, owner))] = np.arange(len(first)) - np.searchsorted(owner, owner)
+    return rank[inverse]
 
 
 def _check_balance(dataset: Dataset) -> None:

@@ -22,25 +22,22 @@ from ge2e_transforms import records, schema
 from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
-from ge2e_transforms.reading import silence
-from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
+from ge2e_transforms.reading import LAYOUTS, scale_of, silence
+from ge2e_transforms.shard_files import LocalShards, StoreShards
+from ge2e_transforms.utterance_rows import PLACE_COLUMNS, RecordRow, UtteranceRows, joined, utterance_rows
 
 Values = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-LAYOUTS = ("mel_time", "time_mel")
 NORMALIZE = ("none", "dataset", "utterance")
 ORDERS = ("index", "length")
 
-_PLACE_COLUMNS = ("offset", "length", "frames", "label", "utterance_index", "start")
 _TEXT_COLUMNS = ("speaker_id", "utterance_id")
 _IDENTITY = (schema.KEY_SPEAKER, schema.KEY_UTTERANCE, schema.KEY_LABEL)
 # Of the shards' tables that were searched last: some hundred thousand utterances.
 _KEPT_BYTES = 1 << 26
 # Names that an unknown one is compared with (about 20 us each), and what messages show.
 _COMPARED, _NEAR, _LISTED = 20_000, 3, 10
-# A bin whose deviation is this small beside its mean is constant, up to rounding: it becomes 0, as in crops.
-_CONSTANT = 1e-6
 # Utterances that are read together.
 _TOGETHER = 16
 
@@ -62,14 +59,6 @@ class WholeUtterance(NamedTuple):
     frames: int
 
 
-class RecordRow(NamedTuple):
-    """Where a record lies: number of its shard within the split, offset and length in bytes of the framed record."""
-
-    shard: int
-    offset: int
-    length: int
-
-
 def parse_record(framed: bytes, row: RecordRow, where: str) -> tuple[npt.NDArray[Any], dict[str, str | int]]:
     """Values `[rows, bins]`, float32 or int16 as stored, and the other fields of one record.
 
@@ -82,23 +71,6 @@ def parse_record(framed: bytes, row: RecordRow, where: str) -> tuple[npt.NDArray
     if (got := stream.tell()) != row.length:
         raise CorruptRecordError(f"{where}: expected a record of {row.length} bytes, as its index says, got {got}")
     return records.decode_example(data, where)
-
-
-class _Places(NamedTuple):
-    """Where the utterances of some shards lie, in the order stored; the parts of each in the order spoken."""
-
-    shard: Ints  # per record, as offset and length
-    offset: Ints
-    length: Ints
-    first: Ints  # per utterance: its first record
-    records: Ints  # per utterance, as what follows
-    frames: Ints
-    label: Ints
-
-    def rows(self, utterance: int) -> list[RecordRow]:
-        part = slice(self.first[utterance], self.first[utterance] + self.records[utterance])
-        columns = (column[part].tolist() for column in (self.shard, self.offset, self.length))
-        return list(map(RecordRow, *columns))
 
 
 class WholeUtterances:
@@ -153,7 +125,7 @@ class WholeUtterances:
         if len(found) > 1:
             raise DatasetError(_ambiguous(utterance_id, speaker_id, [match[-1] for match in found]))
         ((split, shard, utterance, speaker),) = found
-        (whole,) = self._read(split, [(_places(self._table(split, shard), shard), utterance)], None)
+        (whole,) = self._read(split, [(utterance_rows(self._table(split, shard), shard), utterance)], None)
         if (whole.speaker_id, whole.utterance_id) != (speaker, utterance_id):
             raise CorruptRecordError(
                 f"{self._dataset.root}, split {split!r}, shard {shard}: expected utterance {utterance_id!r} of "
@@ -184,12 +156,12 @@ class WholeUtterances:
         some = iter(lambda: list(itertools.islice(walk, _TOGETHER)), [])
         return (whole for utterances in some for whole in self._read(split, utterances, pad_to))
 
-    def _walk(self, split: str, order: str, shards: Iterable[int]) -> Iterator[tuple[_Places, int]]:
-        by_shard = (_places(self._dataset.shard_index(split, shard, _PLACE_COLUMNS), shard) for shard in shards)
+    def _walk(self, split: str, order: str, shards: Iterable[int]) -> Iterator[tuple[UtteranceRows, int]]:
+        by_shard = (utterance_rows(self._dataset.shard_index(split, shard, PLACE_COLUMNS), shard) for shard in shards)
         if order == "index":
             for places in by_shard:
                 yield from zip(itertools.repeat(places), range(len(places.frames)), strict=False)
-        elif whole := _join(list(by_shard)):
+        elif whole := joined(list(by_shard)):
             for utterance in np.argsort(whole.frames, kind="stable"):
                 yield whole, int(utterance)
 
@@ -201,11 +173,11 @@ class WholeUtterances:
             )
 
     def _read(
-        self, split: str, utterances: Sequence[tuple[_Places, int]], pad_to: int | None
+        self, split: str, utterances: Sequence[tuple[UtteranceRows, int]], pad_to: int | None
     ) -> Iterator[WholeUtterance]:
         """Utterances whose records are read together, so that the requests to a store are under way at once."""
         rows = [places.rows(utterance) for places, utterance in utterances]
-        framed = iter(self._files_of(split).read([tuple(row) for row in itertools.chain(*rows)]))
+        framed = iter(self._files_of(split).read(list(itertools.chain(*rows))))
         for (places, utterance), own in zip(utterances, rows, strict=True):
             parsed = [parse_record(next(framed), row, self._where(split, row)) for row in own]
             yield self._join(split, places, utterance, own, parsed, pad_to)
@@ -216,15 +188,13 @@ class WholeUtterances:
     def _files_of(self, split: str) -> LocalShards | StoreShards:
         with self._lock:
             if split not in self._files:
-                dataset = self._dataset
-                sizes = [entry["records_bytes"] for entry in dataset.shards(split)]
-                self._files[split] = open_shards(dataset.folder, dataset.shard_names(split), sizes)
+                self._files[split] = self._dataset.open_shards(split)
             return self._files[split]
 
     def _join(
         self,
         split: str,
-        places: _Places,
+        places: UtteranceRows,
         utterance: int,
         rows: Sequence[RecordRow],
         parsed: Sequence[tuple[npt.NDArray[Any], dict[str, str | int]]],
@@ -271,9 +241,7 @@ class WholeUtterances:
             mean, deviation = np.array(stored["mean"]), np.array(stored["std"])
         else:
             mean, deviation = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-        scale = np.zeros_like(deviation)
-        np.divide(1, deviation, out=scale, where=deviation > _CONSTANT * np.abs(mean))
-        return mean, scale
+        return mean, scale_of(mean, deviation)
 
     # Finding one utterance.
 
@@ -286,7 +254,7 @@ class WholeUtterances:
             key = (split, shard)
             table = self._tables.pop(key, None)
             if table is None:
-                table = self._dataset.shard_index(split, shard, (*_PLACE_COLUMNS, *_TEXT_COLUMNS))
+                table = self._dataset.shard_index(split, shard, (*PLACE_COLUMNS, *_TEXT_COLUMNS))
                 self._kept_bytes += table.nbytes
             self._tables[key] = table
             while len(self._tables) > 1 and self._kept_bytes > _KEPT_BYTES:
@@ -299,7 +267,7 @@ class WholeUtterances:
         rows = np.flatnonzero(pc.equal(table["utterance_id"], name).to_numpy())
         if not len(rows):
             return
-        places = _places(table, shard)
+        places = utterance_rows(table, shard)
         for utterance in np.unique(np.searchsorted(places.first, rows, side="right") - 1).tolist():
             if label is None or places.label[utterance] == label:
                 yield split, shard, utterance, table["speaker_id"][int(places.first[utterance])].as_py()
@@ -320,10 +288,9 @@ class WholeUtterances:
         """Shards whose range of labels holds a speaker's."""
         with self._lock:
             if split not in self._labels:
-                labels = self._dataset.index(split)["label"]
-                counts = np.array([entry["records"] for entry in self._dataset.shards(split)])
-                shards = np.flatnonzero(counts)
-                first = np.cumsum(counts[shards]) - counts[shards]
+                index = self._dataset.index(split)
+                shards, labels = np.flatnonzero(np.diff(index.first_rows)), index["label"]
+                first = index.first_rows[shards]
                 self._labels[split] = (shards, np.minimum.reduceat(labels, first), np.maximum.reduceat(labels, first))
             shards, lowest, highest = self._labels[split]
         held: list[int] = shards[(lowest <= label) & (label <= highest)].tolist()
@@ -339,28 +306,6 @@ class WholeUtterances:
 
         of = f"speaker {speaker!r} in {self._dataset.root}" if speaker else f"{self._dataset.root}"
         return f"{of} has no utterance {name!r}: expected an utterance_id as in the manifest{_near(name, names())}"
-
-
-def _places(table: pa.Table, shard: int) -> _Places:
-    """The utterances of a shard from its index, with `_PLACE_COLUMNS`."""
-    offset, length, frames, label, number, start = (table[name].to_numpy() for name in _PLACE_COLUMNS)
-    new = np.ones(len(table), dtype=np.bool_)
-    new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1])
-    order = np.lexsort((start, np.cumsum(new)))  # stable: parts of one start stay as stored
-    first = np.flatnonzero(new)
-    counts = np.diff(first, append=len(table))
-    total = np.add.reduceat(frames.astype(np.int64), first) if len(first) else first
-    shards = np.full(len(table), shard)
-    return _Places(shards, offset[order], length[order], first, counts, total, label[first])
-
-
-def _join(parts: Sequence[_Places]) -> _Places | None:
-    """The utterances of several shards, in order; None of no shard."""
-    if not parts:
-        return None
-    before = itertools.accumulate((len(part.offset) for part in parts), initial=0)
-    moved = [part._replace(first=part.first + shift) for part, shift in zip(parts, before, strict=False)]
-    return _Places(*(np.concatenate(columns) for columns in zip(*moved, strict=True)))
 
 
 def _near(name: str, names: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ It must not know which shards belong together, or how batches are made.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -33,9 +33,9 @@ class Window:
         for (shard, offset), target in zip(places, targets, strict=True):
             target[:] = content[shard][offset : offset + len(target)]
 
-    def read(self, places: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """Bytes of (shard, offset, length)."""
-        return [bytes(self._content[shard][offset : offset + length]) for shard, offset, length in places]
+    def read(self, places: Sequence[tuple[int, int, int]]) -> Iterator[bytes]:
+        """Bytes of (shard, offset, length), one after the other."""
+        return (bytes(self._content[shard][offset : offset + length]) for shard, offset, length in places)
 
 
 class Windows:

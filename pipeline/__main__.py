@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ge2e_transforms import __version__
 from ge2e_transforms.errors import Ge2eError
-from pipeline.commands import inspect, manifest, run, verify
+from pipeline.commands import inspect, manifest, run, verify, verify_batches
 
 # Beam passes on here what its worker processes log, as the text of a protocol message.
 _WORKER_LOG = "apache_beam.runners.portability.local_job_service"
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ge2e", description="Speech corpora to speaker-sharded features.")
     parser.add_argument("--version", action="version", version=f"ge2e {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (manifest, run, inspect, verify):
+    for command in (manifest, run, inspect, verify, verify_batches):
         command.add_arguments(subparsers)
     # argparse would take the `--` in front of Beam's options for its own.
     args = (

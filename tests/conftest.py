@@ -10,17 +10,24 @@ import os
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
-MARK_OF_FIXTURE = {"librispeech": "needs_speech", "prism": "needs_prism", "flink": "needs_flink"}
+MARK_OF_FIXTURE = {
+    "librispeech": "needs_speech",
+    "prism": "needs_prism",
+    "flink": "needs_flink",
+    "torch": "needs_torch",
+}
 NEEDS = {
     "needs_speech": "the LibriSpeech excerpt at ../shared/data/LibriSpeech, or at $GE2E_SPEECH",
     "needs_prism": "Beam's Prism runner, built with Go or given as $GE2E_PRISM",
     "needs_flink": "a Flink cluster on this machine",
+    "needs_torch": "PyTorch: pip install -e '.[torch]'",
 }
 
 
@@ -70,6 +77,12 @@ def prism() -> Path:
     if result.returncode != 0:
         pytest.skip(f"PRISM NOT TESTED: {result.stderr.strip()}")
     return Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    """PyTorch, which most who run this suite do without, as it is some gigabytes."""
+    return pytest.importorskip("torch", reason="PYTORCH NOT TESTED: pip install -e '.[torch]'")
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def digests(folder: Path, *patterns: str) -> dict[str, str]:
 
 def data_digests(folder: Path) -> dict[str, str]:
     """sha256 of everything that readers read: shards, their indexes, indexes of splits, speakers, ledger."""
-    return digests(folder, "**/*.tfrecord", "**/*.parquet")
+    return digests(folder, "**/*.tfrecord", "**/*.parquet", "**/*.arrow")
 
 
 def stamps(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import google_crc32c
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synth
@@ -90,7 +92,7 @@ def test_metadata(ready: tuple[JobConfig, Planned]) -> None:
     assert metadata == metadata_of(root)
     generation = made.plan.generation
     assert {name: metadata[name] for name in ("format", "format_version", "generation", "feature_shape", "dtype")} == {
-        **{"format": "ge2e-features", "format_version": 1, "generation": generation},
+        **{"format": "ge2e-features", "format_version": 2, "generation": generation},
         **{"feature_shape": [40, 121], "dtype": "float32"},
     }
     assert metadata["fingerprint"] == config.recipe.fingerprint()
@@ -129,7 +131,12 @@ def test_every_listed_file_is_there_and_no_other(ready: tuple[JobConfig, Planned
     for entry in (metadata["speakers"], metadata["ledger"], *(split["index"] for split in metadata["splits"].values())):
         path = root / entry["path"]
         assert (entry["sha256"], entry["bytes"]) == (files[entry["path"]], path.stat().st_size)
-        assert entry["rows"] == len(pq.read_table(path))
+        if path.suffix == ".arrow":
+            assert entry["rows"] == len(pa.ipc.open_file(path).read_all())
+            assert entry["crc32c"] == google_crc32c.value(path.read_bytes())
+        else:
+            assert entry["rows"] == len(pq.read_table(path))
+    assert sorted(path.name[:6] for path in root.rglob("*.arrow")) == ["index-", "index-"]
     for split in metadata["shards"].values():
         for shard in split:
             assert shard["records_sha256"] == files[f"{shard['base']}.tfrecord"]
@@ -383,10 +390,10 @@ def test_a_speaker_in_parts_gets_dense_numbers(tmp_path: Path) -> None:
     dataset = Dataset.open(tmp_path / "out")
     verify(dataset)
     index = dataset.index("train")
-    giant = index["label"] == 0
+    giant, shards = index["label"] == 0, index.shard(np.arange(len(index)))
     assert sorted(index["utterance_index"][giant].tolist()) == list(range(12))
     assert set(index["session_index"][giant].tolist()) == {0, 1, 2, 3}
-    assert len(set(index["shard"][giant].tolist())) > 2
+    assert len(set(shards[giant].tolist())) > 2
     assert index["utterance_index"][~giant].tolist() == [0]
     people = {row["speaker_id"]: row for row in dataset.speakers.to_pylist()}
     assert (people["unnamed/giant"]["utterances"], people["unnamed/giant"]["sessions"]) == (12, 4)
@@ -394,8 +401,8 @@ def test_a_speaker_in_parts_gets_dense_numbers(tmp_path: Path) -> None:
     sessions: dict[str, set[int]] = {}
     for shard in range(7):
         names = dataset.shard_index("train", shard)["session_id"].to_pylist()
-        numbers = index["session_index"][index["shard"] == shard].tolist()
-        for label, name, number in zip(index["label"][index["shard"] == shard], names, numbers, strict=True):
+        numbers = index["session_index"][shards == shard].tolist()
+        for label, name, number in zip(index["label"][shards == shard], names, numbers, strict=True):
             if label == 0:
                 sessions.setdefault(name, set()).add(number)
     assert sorted(sessions) == ["c0", "c1", "c2", "c3"]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
+import google_crc32c
 import jobs
 import numpy as np
 import pyarrow as pa
 import pytest
+from small_dataset import write_dataset
 from synth import small_corpus, tone, write
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, speaker_id_mapping
+from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_id_mapping
 from ge2e_transforms.errors import ConfigError, DatasetError
 from ge2e_transforms.records import decode_example, read_records
+from ge2e_transforms.verify import verify
 from pipeline.commit import commit
+from pipeline.tables import write_index
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -71,15 +76,137 @@ def test_the_index_leads_to_the_values(made):
     dataset = Dataset.open(made)
     for split in dataset.splits:
         index, paths = dataset.index(split), dataset.shard_paths(split)
-        assert list(index) == ["shard", *schema.SAMPLER_COLUMNS]
-        for row in range(len(index["shard"])):
-            content = paths[index["shard"][row]].read_bytes()
-            start, frames = index["payload_offset"][row], index["frames"][row]
+        records = {"train": 9, "test": 6}[split]
+        assert len(index) == records
+        assert [len(index[name]) for name in schema.SPLIT_COLUMNS] == [records] * 7
+        places = index.places(np.arange(records))
+        for row, (shard, offset, length, start) in enumerate(zip(*places, strict=True)):
+            content, frames = paths[shard].read_bytes(), index["frames"][row]
             values = np.frombuffer(content, "<f4", count=frames * 8, offset=start).reshape(frames, 8)
-            record = content[index["offset"][row] :][12 : index["length"][row] - 4]
+            assert offset == index["offset"][row]
+            record = content[offset:][12 : length - 4]
             stored, fields = decode_example(record, "here")
             assert np.array_equal(values, stored)
             assert fields[schema.KEY_LABEL] == index["label"][row]
+
+
+def test_the_index_says_what_the_indexes_of_its_shards_say(made):
+    dataset = Dataset.open(made)
+    for split in dataset.splits:
+        index = dataset.index(split)
+        tables = [dataset.shard_index(split, number) for number in range(len(dataset.shards(split)))]
+        places = index.places(np.arange(len(index)))
+        assert places.shard.tolist() == [number for number, table in enumerate(tables) for _ in range(len(table))]
+        joined = pa.concat_tables(tables)
+        assert places.length.tolist() == joined["length"].to_pylist()
+        assert places.payload.tolist() == joined["payload_offset"].to_pylist()
+        for name in schema.SPLIT_COLUMNS:
+            assert index[name].tolist() == joined[name].to_pylist()
+
+
+def test_the_index_is_mapped_into_memory_and_cannot_be_written_to(made):
+    dataset = Dataset.open(made)
+    before = pa.total_allocated_bytes()
+    index = dataset.index("train")
+    assert pa.total_allocated_bytes() == before
+    for name, kind in zip(schema.SPLIT_COLUMNS, ["i8", "i4", "i4", "i4", "i4", "i4", "u1"], strict=True):
+        assert index[name].dtype == np.dtype(kind)
+        assert not index[name].flags.owndata
+        with pytest.raises(ValueError, match="read-only"):
+            index[name][0] = 1
+
+
+def test_the_index_is_a_plain_arrow_file(made):
+    (path,) = made.glob("train/index-*.arrow")
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        assert reader.num_record_batches == 1
+        assert reader.schema.equals(schema.split_index_schema())
+        assert reader.get_batch(0)["label"].to_pylist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+# Records of 3, 2 | none | 4, 1, 1 rows of 5 bytes.
+BY_HAND = {"offset": [0, 40, 0, 50, 81], "frames": [3, 2, 4, 1, 1]}
+SHARDS_BY_HAND = [
+    {"records": 2, "records_bytes": 77},
+    {"records": 0, "records_bytes": 0},
+    {"records": 3, "records_bytes": 111},
+]
+
+
+def test_places_follow_from_the_shards_and_the_offset_of_the_next_record():
+    columns = {"offset": np.array(BY_HAND["offset"]), "frames": np.array(BY_HAND["frames"], dtype=np.int32)}
+    index = SplitIndex(columns, SHARDS_BY_HAND, row_bytes=5)
+    assert len(index) == 5
+    assert index.first_rows.tolist() == [0, 2, 2, 5]
+    assert index.shard(np.arange(5)).tolist() == [0, 0, 2, 2, 2]
+    places = index.places(np.arange(5))
+    assert places.shard.tolist() == [0, 0, 2, 2, 2]
+    assert places.offset.tolist() == [0, 40, 0, 50, 81]
+    assert places.length.tolist() == [40, 37, 50, 31, 30]
+    # The values end 4 bytes, a checksum, before the record does.
+    assert places.payload.tolist() == [40 - 4 - 15, 77 - 4 - 10, 50 - 4 - 20, 81 - 4 - 5, 111 - 4 - 5]
+    assert {array.dtype for array in places} == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_places_of_any_rows_in_any_order(kind):
+    index = SplitIndex({name: np.array(values) for name, values in BY_HAND.items()}, SHARDS_BY_HAND, row_bytes=5)
+    places = index.places(np.array([4, 1, 1, 2], dtype=kind))
+    assert [values.tolist() for values in places] == [
+        [2, 0, 0, 2],
+        [81, 40, 40, 0],
+        [30, 37, 37, 50],
+        [102, 63, 63, 26],
+    ]
+    assert [len(values) for values in index.places(np.zeros(0, dtype=kind))] == [0, 0, 0, 0]
+
+
+def test_places_and_lengths_beyond_2_gib():
+    """`frames` has 32 bits, the bytes of a record may need more."""
+    size = 3 << 30
+    columns = {"offset": np.array([0, size]), "frames": np.array([2**20, 2**20], dtype=np.int32)}
+    index = SplitIndex(columns, [{"records": 2, "records_bytes": 2 * size}], row_bytes=3000)
+    assert index.places(np.arange(2)).payload.tolist() == [size - 4 - 3000 * 2**20, 2 * size - 4 - 3000 * 2**20]
+
+
+def check_nothing(index, shards):
+    assert len(index) == 0
+    assert index.first_rows.tolist() == [0] * (shards + 1)
+    assert [index[name].dtype for name in schema.SPLIT_COLUMNS] == [np.int64, *[np.int32] * 5, np.uint8]
+    assert [len(index[name]) for name in schema.SPLIT_COLUMNS] == [0] * 7
+    assert [len(values) for values in index.places(np.zeros(0, dtype=np.int64))] == [0] * 4
+
+
+def test_a_split_without_records_has_an_index_of_0_rows(tmp_path):
+    root = write_dataset(tmp_path, {"train": {"a": [[np.ones((3, 40), np.float32)]]}, "test": {}}, shards=3)
+    dataset = Dataset.open(root)
+    assert dataset.splits == ["train", "test"]
+    check_nothing(dataset.index("test"), 3)
+    index = dataset.index("train")
+    assert index.first_rows.tolist() == [0, 1, 1, 1]
+    assert index.shard(np.arange(1)).tolist() == [0]
+
+
+def test_a_split_of_which_nothing_could_be_written_is_published_and_opens(tmp_path):
+    manifest = small_corpus(tmp_path / "corpus", speakers=3, utterances=1, seconds=1.2, test_speakers=1)
+    for path in (tmp_path / "corpus").glob("spk02/*.wav"):
+        path.unlink()
+    job = jobs.job(tmp_path / "dataset", manifest, recipe=RECIPE, max_rejected=1.0)
+    planned = jobs.write_all(job)
+    commit(job, planned.plan, planned.rejected)
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert dataset.splits == ["train", "test"]
+    check_nothing(dataset.index("test"), 1)
+    assert dataset.shard_names("test") == [f"test/features-{planned.plan.generation}-00000-of-00001.tfrecord"]
+    verify(dataset)
+
+
+def test_a_dataset_survives_pickling(made):
+    dataset = pickle.loads(pickle.dumps(Dataset.open(made)))
+    assert dataset.metadata == Dataset.open(made).metadata
+    assert (dataset.root, dataset.recipe) == (made, RECIPE)
+    assert dataset.index("test")["label"].tolist() == [4, 4, 4, 5, 5, 5]
 
 
 def test_the_index_of_a_shard_has_the_columns_for_people(made):
@@ -143,9 +270,11 @@ def test_metadata_that_is_no_object(damaged):
     [
         ({"format": "tfds"}, "expected format 'ge2e-features', got 'tfds'"),
         ({"format": None}, "expected format 'ge2e-features', got None"),
-        ({"format_version": 2}, "expected format version 1, got 2: read it with the version"),
+        ({"format_version": 1}, "expected format version 2, got 1: read it with the version"),
+        ({"format_version": 3}, "expected format version 2, got 3: read it with the version"),
         ({"recipe": None, "shards": None}, "recipe, shards missing"),
         ({"speakers": None}, "speakers missing"),
+        ({"dtype": None}, "dtype missing"),
     ],
 )
 def test_metadata_of_something_else(damaged, changes, message):
@@ -170,7 +299,7 @@ def test_a_split_that_is_not_there(made):
 READERS = {
     "train/features-*-00001-of-*.tfrecord": lambda dataset: dataset.shard_paths("train"),
     "train/features-*-00001-of-*.index.parquet": lambda dataset: dataset.shard_index("train", 1),
-    "train/index-*.parquet": lambda dataset: dataset.index("train"),
+    "train/index-*.arrow": lambda dataset: dataset.index("train"),
     "speakers-*.parquet": lambda dataset: dataset.speakers,
     "ledger-*.parquet": lambda dataset: dataset.ledger(),
 }
@@ -198,6 +327,125 @@ def test_a_table_that_cannot_be_read_is_named(damaged, pattern):
     with pytest.raises(DatasetError) as error:
         READERS[pattern](Dataset.open(damaged))
     assert str(error.value).startswith(f"{path} cannot be read as Parquet")
+
+
+def refused(root, split="train"):
+    """What is said of the index of a split, without the path that it must begin with."""
+    (path,) = root.glob(f"{split}/index-*.arrow")
+    with pytest.raises(DatasetError) as error:
+        Dataset.open(root).index(split)
+    assert str(error.value).startswith(str(path))
+    return str(error.value).removeprefix(str(path))
+
+
+def agree(root, split="train", **changes):
+    """Makes metadata agree with an index that was changed, but for what is given."""
+    metadata = json.loads((root / "metadata.json").read_text())
+    entry = metadata["splits"][split]["index"]
+    content = (root / entry["path"]).read_bytes()
+    entry |= {"bytes": len(content), "crc32c": google_crc32c.value(content), **changes}
+    edit(root, splits=metadata["splits"])
+
+
+def test_a_flipped_byte_of_the_index_is_found_by_its_checksum(damaged):
+    (path,) = damaged.glob("train/index-*.arrow")
+    content = path.read_bytes()
+    expected = google_crc32c.value(content)
+    for place in range(0, len(content), 29):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 0x10
+        path.write_bytes(spoilt)
+        message = f": expected crc32c {expected}, got {google_crc32c.value(bytes(spoilt))}: the file was changed"
+        assert refused(damaged).startswith(message)
+    path.write_bytes(content)
+    assert len(Dataset.open(damaged).index("train")) == 9
+    agree(damaged, crc32c=expected ^ 1)
+    assert refused(damaged).startswith(f": expected crc32c {expected ^ 1}, got {expected}: the file was changed")
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"x", b"ARROW1\0\0", b"x" * 1000])
+def test_an_index_that_is_no_arrow_file_is_named(damaged, spoilt):
+    """With a checksum that is right."""
+    (path,) = damaged.glob("train/index-*.arrow")
+    path.write_bytes(spoilt)
+    agree(damaged)
+    assert refused(damaged).startswith(" cannot be read as an Arrow file (")
+
+
+def test_an_index_cut_anywhere_is_refused_though_its_checksum_is_right(damaged):
+    (path,) = damaged.glob("train/index-*.arrow")
+    content = path.read_bytes()
+    for length in range(0, len(content), 61):
+        path.write_bytes(content[:length])
+        agree(damaged)
+        assert refused(damaged)
+
+
+def of_schema(table, **fields):
+    """The same columns, some with another type."""
+    fields = [pa.field(f.name, fields.get(f.name, f.type), nullable=False) for f in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+NULLABLE = pa.schema(
+    [pa.field(name, kind.type) for name, kind in zip(schema.SPLIT_COLUMNS, schema.split_index_schema(), strict=True)]
+)
+CHANGES = {
+    "one row less": lambda table: table.slice(0, 8),
+    "one row more": lambda table: pa.concat_tables([table, table.slice(0, 1)]).combine_chunks(),
+    "no row": lambda table: table.slice(0, 0),
+    "one column less": lambda table: table.drop_columns("flags"),
+    "one column more": lambda table: table.append_column("shard", table["label"]),
+    "no column": lambda table: table.select([]),
+    "another order": lambda table: table.select(schema.SPLIT_COLUMNS[::-1]),
+    "another name": lambda table: table.rename_columns([*schema.SPLIT_COLUMNS[:-1], "flag"]),
+    "narrower offsets": lambda table: of_schema(table, offset=pa.int32()),
+    "wider flags": lambda table: of_schema(table, flags=pa.int32()),
+    "floats": lambda table: of_schema(table, frames=pa.float32()),
+    "values may be missing": lambda table: table.cast(NULLABLE),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_index_of_other_rows_or_columns_is_refused(damaged, name):
+    (path,) = damaged.glob("train/index-*.arrow")
+    table = CHANGES[name](pa.ipc.open_file(path).read_all())
+    write_index(table, path)
+    agree(damaged, rows=len(table))
+    columns = "offset, frames, label, utterance_index, session_index, source_index, flags"
+    assert refused(damaged).startswith(
+        f": expected 9 rows of {columns}, as the shards in metadata.json hold, got {len(table)} of "
+        + ", ".join(table.column_names)
+    )
+
+
+def test_rows_that_metadata_gives_otherwise_are_refused(damaged):
+    agree(damaged, rows=10)
+    assert ": expected 9 rows of offset, " in refused(damaged)
+    agree(damaged, rows=9)
+    shards = json.loads((damaged / "metadata.json").read_text())["shards"]
+    shards["train"][3]["records"] = 1
+    edit(damaged, shards=shards)
+    assert ": expected 10 rows of offset, " in refused(damaged)
+
+
+def test_the_index_of_another_split_is_refused(damaged):
+    metadata = json.loads((damaged / "metadata.json").read_text())
+    metadata["splits"]["train"]["index"] = metadata["splits"]["test"]["index"]
+    edit(damaged, splits=metadata["splits"])
+    with pytest.raises(DatasetError, match=r"test/index-.*: expected 9 rows of .*, got 6 of .*different datasets"):
+        Dataset.open(damaged).index("train")
+
+
+def test_an_index_of_several_batches_is_read_all_the_same(damaged):
+    (path,) = damaged.glob("train/index-*.arrow")
+    table = pa.ipc.open_file(path).read_all()
+    values = {name: table[name].to_pylist() for name in schema.SPLIT_COLUMNS}
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+    agree(damaged)
+    index = Dataset.open(damaged).index("train")
+    assert {name: index[name].tolist() for name in schema.SPLIT_COLUMNS} == values
 
 
 def test_a_table_of_another_length_is_refused(damaged):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import subprocess
@@ -14,30 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_dataset import write_dataset
+from small_dataset import DEFAULT, marked, speakers, write_dataset
 
-from ge2e_transforms import BatchLoader, GE2EDatasetLoader, tf_reader
-from ge2e_transforms.config import PRESETS
+from ge2e_transforms import BatchLoader, GE2EDatasetLoader, loader_options, tf_reader
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, MissingExtraError, SamplingError
+from ge2e_transforms.loader_options import LoaderOptions
 from ge2e_transforms.stream import Batch, Position, Stream
+from ge2e_transforms.supply import SamplingOptions
 
-RECIPE = PRESETS["ge2e"]
-BINS = RECIPE.n_bins
-
-
-def marked(record: int, rows: int) -> npt.NDArray[np.float32]:
-    """Values that tell where they are from: record * 2048 + row + bin / 64, exact in float32."""
-    return (record * 2048 + np.arange(rows)[:, None] + np.arange(BINS) / 64).astype(np.float32)
-
-
-def speakers(prefix: str, count: int, first: int, utterances: int) -> dict[str, Any]:
-    """Speakers with `utterances` utterances of 130 to 400 rows; records are numbered on from `first`."""
-    numbers = itertools.count(first)
-    rows = [130 + 27 * (number % 11) for number in range(count * utterances)]
-    marks = [marked(next(numbers), length) for length in rows]
-    return {
-        f"test/{prefix}{s}": [[values] for values in marks[s * utterances : (s + 1) * utterances]] for s in range(count)
-    }
+BINS = DEFAULT.n_bins
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +191,18 @@ def test_validation_is_epoch_0_every_time(tmp_path: Path):
 def test_options_are_checked_at_once(root: Path, name: str, value: Any):
     with pytest.raises(ConfigError, match=f"{name}="):
         BatchLoader(root, **{name: value})
+
+
+def test_an_option_that_there_is_not_is_refused_with_the_one_meant(root: Path):
+    with pytest.raises(ConfigError, match="no option 'normalise': did you mean 'normalize'"):
+        BatchLoader(root, normalise="crop")  # type: ignore[call-arg]
+
+
+def test_every_option_belongs_to_one_part_and_is_told_in_the_docstring():
+    parts = [{f.name for f in dataclasses.fields(kind)} for kind in (SamplingOptions, *loader_options._KINDS)]
+    for option in LoaderOptions.__annotations__:
+        assert sum(loader_options._RENAMED.get(option, option) in part for part in parts) == 1, option
+        assert f"{option}=" in str(BatchLoader.__doc__), option
 
 
 def test_other_values_are_checked_before_the_first_batch(root: Path):

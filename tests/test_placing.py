@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_arrays import met, met_by_chance, pareto
 
-from ge2e_transforms.placing import batch_count, largest, place
+from ge2e_transforms.placing import batch_count, largest, place, place_in_order
 from ge2e_transforms.rng import derive
 
 Ints = npt.NDArray[np.int64]
@@ -131,3 +131,41 @@ def test_seats_are_pinned():
 def test_largest_finds_each_last_value():
     limits = np.array([0, 1, 5, 9, 9])
     assert largest(lambda value: value <= limits, np.array([4, 1, 7, 9, 3])).tolist() == [0, 1, 5, 9, 3]
+
+
+# Batches of neighbours.
+
+
+@given(
+    groups=st.lists(st.integers(0, 12), min_size=1, max_size=12),
+    n=st.integers(1, 5),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=200, deadline=None)
+def test_batches_in_order_keep_every_promise(groups: list[int], n: int, seed: int):
+    held = np.array(groups, dtype=np.int64)
+    batches = batch_count(held, n)
+    if not batches:
+        return
+    held = np.minimum(held, batches)
+    seats = place_in_order(held, batches, n, derive(seed, 0))
+    assert seats.group.shape == (batches, n)
+    assert sorted(seats.group.ravel().tolist()) == list(range(batches * n))
+    speakers = np.sort(seats.speaker[seats.group], axis=1)
+    assert np.all(speakers[:, 1:] != speakers[:, :-1])
+    for speaker in range(len(held)):
+        numbers = seats.number[seats.speaker == speaker].tolist()
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) <= held[speaker]
+
+
+def test_neighbours_in_the_order_are_batched():
+    seats = place_in_order(np.full(12, 5), 20, 3, derive(1, 0))
+    together = {tuple(sorted(batch)) for batch in seats.speaker[seats.group].tolist()}
+    assert together == {(0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 10, 11)}
+
+
+def test_whoever_must_be_in_all_that_is_left_comes_first():
+    """The first speaker has a group for each of 6 batches of 2."""
+    seats = place_in_order(np.array([6, 2, 2, 2]), 6, 2, derive(1, 0))
+    assert all(0 in batch for batch in seats.speaker[seats.group].tolist())

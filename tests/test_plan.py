@@ -157,6 +157,14 @@ def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: by
         published(str(tmp_path))
 
 
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1, None])
+def test_a_dataset_of_another_format_version_is_not_replaced(tmp_path: Path, version: int | None) -> None:
+    content = {"format": FORMAT, "format_version": version, "generation": "01234567"}
+    (tmp_path / "metadata.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=f"has format version {version}, expected {FORMAT_VERSION}: choose another"):
+        published(str(tmp_path))
+
+
 def test_rows_go_to_the_shards_of_their_speakers() -> None:
     totals = [SpeakerTotal(f"ns/s{number}", split, "corpus", 2000) for number, split in enumerate(("test", "", "", ""))]
     plan = make_plan(totals, [SUMMARY], PlanConfig(min_shards=2), job("/out").recipe)

@@ -48,7 +48,7 @@ def test_rows_in_any_order_and_any_chunks_are_the_same(monkeypatch: pytest.Monke
     mixed = make(index={name: column[order] for name, column in with_sources().items()})
     monkeypatch.setattr(population, "CHUNK_RECORDS", 4)
     parts = make()
-    assert [chunk for chunk in parts.chunks(np.arange(4))] == [slice(0, 2), slice(2, 3), slice(3, 4)]
+    assert list(parts.chunks(np.arange(4))) == [slice(0, 2), slice(2, 3), slice(3, 4)]
     for name in SUMMED:
         assert getattr(whole, name).tolist() == getattr(mixed, name).tolist() == getattr(parts, name).tolist(), name
     supply, rows = mixed.supply(np.arange(4))

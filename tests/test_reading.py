@@ -224,7 +224,7 @@ def test_a_flipped_byte_anywhere_in_a_record_is_told_by_shard_offset_and_utteran
         assert read(reader, (0, 3)).shape == (1, 5, 20)
         with pytest.raises(
             CorruptRecordError,
-            match=rf"{dataset.shard_names('train')[shard]} at offset {offset}, utterance 'u0' of speaker 's01': the check",
+            match=rf"{dataset.shard_names('train')[shard]} at offset {offset}, utterance 'u0' of speaker 's01': the",
         ):
             read(reader, (0, 3), (1, 0))
         flip(dataset, shard, offset + inside)

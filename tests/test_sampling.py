@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from index_arrays import Speaker, index_of, met, met_by_chance, pareto
 
 from ge2e_transforms import population
+from ge2e_transforms.coverage import coverage
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.population import Population
 from ge2e_transforms.sampling import Plan, Sampler, quotas
@@ -88,12 +89,12 @@ def check_epoch(index: dict[str, Ints], sampler: Sampler, epoch: int) -> Plan:
 
 def check_epochs(index: dict[str, Ints], sampler: Sampler) -> None:
     plans = [check_epoch(index, sampler, epoch) for epoch in range(3)]
-    coverage = sampler.coverage()
-    assert coverage["used"] == plans[0].records.size
-    left = sum(value for name, value in coverage.items() if name.startswith("left_"))
-    assert coverage["slots"] == coverage["used"] + left - coverage["repeated_slots"]
+    found = coverage(sampler)
+    assert found["used"] == plans[0].records.size
+    left = sum(value for name, value in found.items() if name.startswith("left_"))
+    assert found["slots"] == found["used"] + left - found["repeated_slots"]
     if sampler.options.under_m == "drop":
-        assert coverage["repeated_slots"] == 0
+        assert found["repeated_slots"] == 0
 
 
 def check_batch_count(index: dict[str, Ints], sampler: Sampler) -> None:
@@ -178,7 +179,7 @@ def test_one_utterance_a_speaker_counts_its_repetitions():
     """25 groups, each with two repetitions; one of them is not needed for 6 batches of 4."""
     index, sampler = make([[[40 + 10 * s]] for s in range(10)], speakers="proportional")
     assert sampler.batches_per_epoch == 6
-    assert sampler.coverage()["repeated_utterances"] == 2 * 24
+    assert coverage(sampler)["repeated_utterances"] == 2 * 24
     check_epochs(index, sampler)
 
 
@@ -200,7 +201,7 @@ def test_uniform_takes_all_through_a_rich_speakers_slots():
     rich = [[10 * (1 + u)] for u in range(13)] + [[110]]  # 102 slots
     index, sampler = make([*([[[20], [20], [20]]] * 9), rich], per_session=3)
     assert sampler.quota.tolist() == [2] * 10
-    assert sampler.coverage()["epochs_for_all"] == 17
+    assert coverage(sampler)["epochs_for_all"] == 17
     walks = []
     for first in (0, 17):
         plans = [check_epoch(index, sampler, first + turn) for turn in range(17)]
@@ -217,8 +218,8 @@ def test_prefer_relaxes_no_more_than_the_quota_needs():
     speakers: list[Speaker] = [[[1000], *[[10]] * 30]] + [[[50], [50], [50], [50]]] * 3
     index, sampler = make(speakers, utterances_per_speaker=4)
     assert sampler.quota.tolist() == [5, 5, 5, 5]
-    assert sampler.coverage()["repeated_utterances"] == 0
-    assert sampler.coverage()["epochs_for_all"] == 20  # 10 slots a walk of two epochs
+    assert coverage(sampler)["repeated_utterances"] == 0
+    assert coverage(sampler)["epochs_for_all"] == 20  # 10 slots a walk of two epochs
     seen: set[int] = set()
     for epoch in range(20):
         plan = check_epoch(index, sampler, epoch)
@@ -287,8 +288,8 @@ def test_under_m_repeat_uses_every_slot_before_one_again():
     index, sampler = make(
         [[[29], [12]], [[19]], [[100]], [[70], [70]]], under_m="repeat", utterances_per_speaker=5, speakers_per_batch=4
     )
-    coverage = sampler.coverage()
-    assert coverage["repeated_slots"] == 2 + 4
+    found = coverage(sampler)
+    assert found["repeated_slots"] == 2 + 4
     for epoch in range(30):
         plan = check_epoch(index, sampler, epoch)
         assert sampler.batches_per_epoch == 1
@@ -303,9 +304,9 @@ def test_under_m_repeat_uses_every_slot_before_one_again():
 def test_plan_is_pinned():
     corpus: list[Speaker] = [[[25], [12, 31]], [[44], [9]], [[10]] * 6]
     plan = make(corpus, speakers_per_batch=2, speakers="proportional")[1].plan(3)
-    assert plan.records.tolist() == [[6, 7, 10, 0, 0, 2], [4, 3, 3, 5, 8, 9]]
-    assert plan.starts.tolist() == [[0, 0, 0, 12, 2, 7], [0, 13, 24, 0, 0, 0]]
-    assert plan.labels.tolist() == [[16, 10], [13, 16]]
+    assert plan.records.tolist() == [[4, 3, 3, 5, 7, 10], [1, 2, 0, 6, 8, 9]]
+    assert plan.starts.tolist() == [[0, 12, 22, 0, 0, 0], [0, 6, 14, 0, 0, 0]]
+    assert plan.labels.tolist() == [[13, 16], [10, 16]]
     assert plan.frames.tolist() == [10, 10]
 
 

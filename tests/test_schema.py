@@ -9,7 +9,7 @@ from ge2e_transforms import schema
 
 
 def test_format_is_pinned():
-    assert (schema.FORMAT, schema.FORMAT_VERSION, schema.METADATA_FILE) == ("ge2e-features", 1, "metadata.json")
+    assert (schema.FORMAT, schema.FORMAT_VERSION, schema.METADATA_FILE) == ("ge2e-features", 2, "metadata.json")
 
 
 def test_record_keys_are_pinned():
@@ -40,7 +40,7 @@ def test_file_names_are_pinned():
     base = schema.shard_base("train", "0a1b2c3d", 7, 32)
     assert base == "train/features-0a1b2c3d-00007-of-00032"
     assert schema.shard_files(base) == (f"{base}.tfrecord", f"{base}.index.parquet", f"{base}.done.json")
-    assert schema.split_index_file("valid", "0a1b2c3d") == "valid/index-0a1b2c3d.parquet"
+    assert schema.split_index_file("valid", "0a1b2c3d") == "valid/index-0a1b2c3d.arrow"
     assert schema.speakers_file("0a1b2c3d") == "speakers-0a1b2c3d.parquet"
     assert schema.ledger_file("0a1b2c3d") == "ledger-0a1b2c3d.parquet"
 
@@ -107,8 +107,19 @@ def test_index_of_a_shard_is_pinned():
 
 
 def test_index_of_a_split_is_pinned():
-    assert _columns(schema.split_index_schema()) == [("shard", "int32"), *INTEGERS]
+    assert _columns(schema.split_index_schema()) == [
+        ("offset", "int64"),
+        ("frames", "int32"),
+        ("label", "int32"),
+        ("utterance_index", "int32"),
+        ("session_index", "int32"),
+        ("source_index", "int32"),
+        ("flags", "uint8"),
+    ]
+    assert tuple(schema.split_index_schema().names) == schema.SPLIT_COLUMNS
     assert tuple(name for name, _ in INTEGERS) == schema.SAMPLER_COLUMNS
+    # The others follow from the shards in metadata.json and from the offset of the next record.
+    assert set(schema.SAMPLER_COLUMNS) - set(schema.SPLIT_COLUMNS) == {"length", "payload_offset"}
 
 
 def test_speakers_table_is_pinned():

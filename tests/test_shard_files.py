@@ -93,12 +93,12 @@ def test_all_kinds_of_shards_give_the_same_bytes(kind: str, root: Path, s3: S3Se
     assert isinstance(shards, LocalShards if kind == "local" else StoreShards)
     for reader in (shards, pickle.loads(pickle.dumps(shards))):
         assert read_into(reader, where) == expected(where)
-        assert reader.read(where) == expected(where)
+        assert list(reader.read(where)) == expected(where)
         for number, size in enumerate(SIZES):
             target = np.zeros(size, dtype=np.uint8)
             reader.read_whole(number, memoryview(target).cast("B"))
             assert target.tobytes() == CONTENT[number]
-        assert reader.read([]) == []
+        assert list(reader.read([])) == []
 
 
 @pytest.mark.parametrize("kind", ["local", "s3", "cache"])
@@ -107,7 +107,7 @@ def test_threads_may_read_at_once(kind: str, root: Path, s3: S3Server):
 
     def read(seed: int) -> None:
         where = places(20, seed)
-        if shards.read(where) != expected(where):
+        if list(shards.read(where)) != expected(where):
             wrong.append(seed)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(6)]
@@ -126,7 +126,7 @@ def test_a_read_beyond_the_end_is_told_with_its_offset(kind: str, root: Path, s3
         with pytest.raises(CorruptRecordError, match=message):
             read_into(shards, [(2, 5, 5), (0, offset, 20), (2, 5, 5)])
         with pytest.raises(CorruptRecordError, match=message):
-            shards.read([(0, offset, 20)])
+            list(shards.read([(0, offset, 20)]))
     with pytest.raises(CorruptRecordError, match=r"1.tfrecord at offset 0: expected 4 bytes, got 3"):
         shards.read_whole(1, memoryview(bytearray(4)))
 
@@ -134,9 +134,9 @@ def test_a_read_beyond_the_end_is_told_with_its_offset(kind: str, root: Path, s3
 def test_a_missing_file_is_told(root: Path, s3: S3Server):
     for folder in (open_folder(root), open_folder(URL)):
         shards = open_shards(folder, [NAMES[0], "train/none"], [SIZES[0], 100])
-        assert shards.read([(0, 1, 2)]) == [CONTENT[0][1:3]]
+        assert list(shards.read([(0, 1, 2)])) == [CONTENT[0][1:3]]
         with pytest.raises(DatasetError, match=r"train/none cannot be read.*Was the dataset moved or removed while"):
-            shards.read([(1, 7, 1)])
+            list(shards.read([(1, 7, 1)]))
         with pytest.raises(DatasetError, match=r"train/none cannot be read"):
             shards.read_whole(1, memoryview(bytearray(100)))
 
@@ -171,7 +171,7 @@ def test_files_stay_open_up_to_a_limit_and_are_closed_with_the_object(tmp_path: 
     shards._most = kept + 4
     where = [(number, 7, 3) for number in range(6)]
     for _ in range(2):
-        assert read_into(shards, where) == shards.read(where) == [bytes([number] * 3) for number in range(6)]
+        assert read_into(shards, where) == list(shards.read(where)) == [bytes([number] * 3) for number in range(6)]
     copy = pickle.loads(pickle.dumps(shards))
     assert LocalShards._kept_open == kept + 4
     if open_files(tmp_path) == 0:
@@ -180,17 +180,17 @@ def test_files_stay_open_up_to_a_limit_and_are_closed_with_the_object(tmp_path: 
     del shards
     assert open_files(tmp_path) == 0
     assert LocalShards._kept_open == kept
-    assert copy.read([(5, 0, 1)]) == [b"\5"]
+    assert list(copy.read([(5, 0, 1)])) == [b"\5"]
 
 
 def test_a_file_that_was_removed_is_read_while_it_is_open(root: Path):
     shards = open_kind("local", root)
-    shards.read([(0, 0, 1)])
+    list(shards.read([(0, 0, 1)]))
     for name in NAMES:
         (root / name).unlink()
-    assert shards.read([(0, 5, 9)]) == [CONTENT[0][5:14]]
+    assert list(shards.read([(0, 5, 9)])) == [CONTENT[0][5:14]]
     with pytest.raises(DatasetError, match=r"2.tfrecord cannot be read at offset 11: .*No such file"):
-        shards.read([(2, 11, 1)])
+        list(shards.read([(2, 11, 1)]))
 
 
 def test_large_files_are_read_in_pieces(root: Path, monkeypatch: pytest.MonkeyPatch):
@@ -205,14 +205,14 @@ import os, sys
 from pathlib import Path
 from ge2e_transforms.shard_files import LocalShards
 shards = LocalShards([Path(sys.argv[1])])
-before = shards.read([(0, 0, 9)])
+before = list(shards.read([(0, 0, 9)]))
 LocalShards._lock.acquire()  # as another thread may have
 child = os.fork()
 if child == 0:
     status = 1
     try:
         fresh = LocalShards([Path(sys.argv[1])])
-        status = int(not before == shards.read([(0, 0, 9)]) == fresh.read([(0, 0, 9)]))
+        status = int(not before == list(shards.read([(0, 0, 9)])) == list(fresh.read([(0, 0, 9)])))
     finally:
         os._exit(status)
 sys.exit(os.waitpid(child, 0)[1])
@@ -239,7 +239,7 @@ def test_reads_of_a_store_are_in_flight_together(s3: S3Server, root: Path, monke
 
 def test_no_more_readers_than_asked_for(s3: S3Server, root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(s3.proxy, "latency_s", 0.01)
-    assert open_kind("s3", root, readers=2).read(places(30)) == expected(places(30))
+    assert list(open_kind("s3", root, readers=2).read(places(30))) == expected(places(30))
     assert s3.proxy.most_at_once == 2
     for readers in (0, 257, 1.5):
         with pytest.raises(ConfigError, match=rf"readers={readers} cannot be used: expected an integer from 1 to 256"):
@@ -260,7 +260,7 @@ def test_files_of_a_store_beyond_the_limit_are_opened_again(s3: S3Server, root: 
     monkeypatch.setattr(shard_files, "_MOST_OPEN_STORE", 1)
     shards = open_kind("s3", root, readers=1)
     for _ in range(2):
-        assert shards.read([(0, 0, 1), (2, 0, 1)]) == [CONTENT[0][:1], CONTENT[2][:1]]
+        assert list(shards.read([(0, 0, 1), (2, 0, 1)])) == [CONTENT[0][:1], CONTENT[2][:1]]
     assert sum(request.method == "HEAD" for request in s3.proxy.requests) == 4
 
 
@@ -268,7 +268,7 @@ def test_errors_that_pass_are_not_seen(s3: S3Server, root: Path):
     shards = open_kind("s3", root, readers=1)
     for order in ("fail_next", "cut_next"):
         setattr(s3.proxy, order, 3)
-        assert shards.read([(0, 5, 500)]) == [CONTENT[0][5:505]]
+        assert list(shards.read([(0, 5, 500)])) == [CONTENT[0][5:505]]
         setattr(s3.proxy, order, 3)
         target = bytearray(SIZES[2])
         shards.read_whole(2, memoryview(target))
@@ -277,21 +277,21 @@ def test_errors_that_pass_are_not_seen(s3: S3Server, root: Path):
 
 def test_errors_that_stay_are_told_and_no_target_is_written_afterwards(s3: S3Server, root: Path):
     shards = open_kind("s3", root, readers=8)
-    shards.read([(0, 0, 1)])
+    list(shards.read([(0, 0, 1)]))
     s3.proxy.fail_next = 1000
     with pytest.raises(DatasetError, match=r"0.tfrecord cannot be read: AWS Error .*Check the endpoint") as caught:
-        shards.read([(0, number, 100) for number in range(50)])
+        list(shards.read([(0, number, 100) for number in range(50)]))
     assert s3_server.SECRET_KEY not in str(caught.value)
     asked = len(s3.proxy.requests)
     s3.proxy.fail_next = 0
-    assert shards.read([(0, 3, 10)]) == [CONTENT[0][3:13]]  # and it goes on afterwards
+    assert list(shards.read([(0, 3, 10)])) == [CONTENT[0][3:13]]  # and it goes on afterwards
     assert len(s3.proxy.requests) == asked + 1
 
 
 def test_a_file_of_another_size_than_the_index_says_is_told(s3: S3Server, root: Path):
     shards = open_shards(open_folder(URL), NAMES, [SIZES[0] + 1, *SIZES[1:]])
     with pytest.raises(CorruptRecordError, match=r"s3://corpus/data/train/0.tfrecord: expected 50001 bytes, got 50000"):
-        shards.read([(0, 0, 1)])
+        list(shards.read([(0, 0, 1)]))
 
 
 def test_what_fits_in_the_cache_is_fetched_once_and_whole(s3: S3Server, root: Path):
@@ -299,7 +299,7 @@ def test_what_fits_in_the_cache_is_fetched_once_and_whole(s3: S3Server, root: Pa
     cache = Cache(root.parent / "cache", 60_000)  # for the first two
     for requests_of_cached in ({"/corpus/data/train/0.tfrecord", "/corpus/data/train/1.tfrecord"}, set()):
         s3.proxy.reset()
-        assert open_shards(StoreFolder(URL, cache), NAMES, SIZES).read(where) == expected(where)
+        assert list(open_shards(StoreFolder(URL, cache), NAMES, SIZES).read(where)) == expected(where)
         paths = [request.path for request in s3.proxy.requests if request.method == "GET"]
         assert paths.count("/corpus/data/train/2.tfrecord") == 5
         assert set(paths) - {"/corpus/data/train/2.tfrecord"} == requests_of_cached
@@ -315,7 +315,7 @@ def test_threads_end_with_the_object(s3: S3Server, root: Path):
         thread.join(10)
     shards = open_kind("s3", root, readers=3)
     assert reading() == []
-    shards.read(places(20))
+    list(shards.read(places(20)))
     threads = reading()
     assert 1 <= len(threads) <= 3
     del shards
@@ -333,13 +333,13 @@ def test_a_fork_reads_what_is_in_the_cache_and_refuses_the_rest(s3: S3Server, ro
         "from ge2e_transforms.shard_files import open_shards\n"
         f"folder = open_folder({URL!r}, Cache(sys.argv[1], 60_000))\n"
         f"shards = open_shards(folder, {NAMES!r}, {SIZES!r})\n"
-        "first = shards.read([(0, 0, 9), (2, 0, 9)])\n"
+        "first = list(shards.read([(0, 0, 9), (2, 0, 9)]))\n"
         "child = os.fork()\n"
         "if child == 0:\n"
         "    status = 1\n"
         "    try:\n"
-        "        assert shards.read([(0, 0, 9)]) == first[:1]\n"
-        "        shards.read([(2, 0, 9)])\n"
+        "        assert list(shards.read([(0, 0, 9)])) == first[:1]\n"
+        "        list(shards.read([(2, 0, 9)]))\n"
         "    except DatasetError as error:\n"
         "        status = int('forkserver' not in str(error))\n"
         "    finally:\n"
@@ -358,7 +358,7 @@ def test_shards_on_gs(monkeypatch: pytest.MonkeyPatch, root: Path):
             s3_server.put_gcs(endpoint, f"data/{name}", content)
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
         shards = open_shards(open_folder(f"gs://{BUCKET}/data"), NAMES, SIZES, readers=8)
-        assert shards.read(places(30)) == expected(places(30))
+        assert list(shards.read(places(30))) == expected(places(30))
         target = bytearray(SIZES[2])
         shards.read_whole(2, memoryview(target))
         assert target == CONTENT[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,14 +37,15 @@ def index_of(*shards: pa.Table | None) -> dict[str, list[int]]:
     return {name: index[name].to_pylist() for name in index.column_names}
 
 
-def test_index_of_a_split_names_the_shard_of_every_record() -> None:
+def test_index_of_a_split_holds_the_records_of_its_shards_in_order() -> None:
     first = shard((0, "a", 0, 0, "x", 130), (0, "a", 1, 1, "y", 140))
     second = shard((1, "b", 0, 0, "x", 150))
     index, speakers = tables.split_tables([first, None, second], "train", RECIPE)
     assert index.schema == schema.split_index_schema()
-    assert index["shard"].to_pylist() == [0, 0, 2]
-    assert index["offset"].to_pylist() == [0, 100, 0]
-    assert index["frames"].to_pylist() == [130, 140, 150]
+    assert index.to_pydict() == {
+        **{"offset": [0, 100, 0], "frames": [130, 140, 150], "label": [0, 0, 1], "utterance_index": [0, 1, 0]},
+        **{"session_index": [0, 1, 0], "source_index": [0, 0, 0], "flags": [0, 0, 0]},
+    }
     assert speakers.schema == schema.speakers_schema()
     assert speakers.to_pylist() == [
         {
@@ -62,6 +64,41 @@ def test_a_split_without_records_has_empty_tables(shards: list[None]) -> None:
     index, speakers = tables.split_tables(shards, "test", RECIPE)
     assert (len(index), len(speakers)) == (0, 0)
     assert (index.schema, speakers.schema) == (schema.split_index_schema(), schema.speakers_schema())
+
+
+@pytest.mark.parametrize("records", [0, 1, 3, 70_000])
+def test_the_index_is_written_as_one_plain_batch(records: int, tmp_path: Path) -> None:
+    """Readers map it into memory as it is: nothing to uncompress, and each column in one piece."""
+    rows = [(number, "a", number % 7, 0, "x", 130 + number) for number in range(records)]
+    parts = [shard(*part) if part else None for part in (rows[: records // 2], [], rows[records // 2 :])]
+    index, _ = tables.split_tables(parts, "train", RECIPE)
+    tables.write_index(index, tmp_path / "x.arrow")
+    with pa.memory_map(str(tmp_path / "x.arrow")) as source:
+        before = pa.total_allocated_bytes()
+        reader = pa.ipc.open_file(source)
+        read = reader.read_all()
+        assert pa.total_allocated_bytes() == before
+        assert reader.num_record_batches == min(records, 1)
+        assert read.schema == schema.split_index_schema()
+        assert read.equals(index)
+        assert len(read) == records
+        assert source.size() >= records * (8 + 5 * 4 + 1)
+
+
+def test_the_same_index_gives_the_same_file(tmp_path: Path) -> None:
+    """Also when its shards were cut otherwise in memory."""
+    one, two = shard((0, "a", 0, 0, "x", 130), (1, "b", 0, 0, "y", 140)), shard((2, "c", 0, 0, "x", 150))
+    cut = pa.concat_tables([one.slice(0, 1), one.slice(1)])
+    for name, parts in (("whole", [one, two]), ("cut", [cut, two])):
+        tables.write_index(tables.split_tables(parts, "train", RECIPE)[0], tmp_path / name)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "cut").read_bytes()
+
+
+def test_flags_that_do_not_fit_are_refused_rather_than_cut() -> None:
+    table = shard((0, "a", 0, 0, "x", 130))
+    wrong = table.set_column(table.column_names.index("flags"), "flags", pa.array([256], pa.int32()))
+    with pytest.raises(pa.ArrowInvalid, match="256"):
+        tables.split_tables([wrong], "train", RECIPE)
 
 
 def test_numbers_of_a_speaker_in_one_shard_stay() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 
+import google_crc32c
 import jobs
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.records import decode_example, encode_record, read_records
 from ge2e_transforms.verify import verify
 from pipeline.commit import commit
+from pipeline.tables import write_index
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -116,7 +118,7 @@ def test_without_a_train_split_there_are_no_statistics(tmp_path):
 FILES = [
     "train/features-*-00001-of-*.tfrecord",
     "test/features-*-00000-of-*.index.parquet",
-    "train/index-*.parquet",
+    "train/index-*.arrow",
     "speakers-*.parquet",
     "ledger-*.parquet",
 ]
@@ -180,6 +182,8 @@ def checked(root, path):
     for entry in (*metadata["splits"].values(), {"index": metadata["speakers"]}, {"index": metadata["ledger"]}):
         if entry["index"]["path"] == name:
             entry["index"].update(bytes=len(content), sha256=sha256)
+            if "crc32c" in entry["index"]:
+                entry["index"]["crc32c"] = google_crc32c.value(content)
     for entry in (entry for entries in metadata["shards"].values() for entry in entries):
         for kind, file in zip(("records", "index"), schema.shard_files(entry["base"]), strict=False):
             if file == name:
@@ -190,10 +194,11 @@ def checked(root, path):
 def change_table(root, pattern, change):
     """Rewrites a table, its rows as dicts, with good checksums; gives its path."""
     (path,) = root.glob(pattern)
-    table = pq.read_table(path)
+    is_arrow = path.suffix == ".arrow"
+    table = pa.ipc.open_file(path.read_bytes()).read_all() if is_arrow else pq.read_table(path)
     rows = table.to_pylist()
     change(rows)
-    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    (write_index if is_arrow else pq.write_table)(pa.Table.from_pylist(rows, schema=table.schema), path)
     checked(root, path)
     return path
 
@@ -292,15 +297,94 @@ def test_a_speaker_who_is_not_listed_is_found(root):
     assert "speaker 'synth/spk00' has label 0 in split 'train' here, but None" in fault(root)
 
 
-@pytest.mark.parametrize("name", [name for name in schema.SAMPLER_COLUMNS if name[:4] not in ("utte", "sess")])
-def test_a_splits_index_that_contradicts_its_shards_is_found(root, name):
-    path = change_table(root, "train/index-*.parquet", lambda rows: put(name, rows[4][name] + 1, 4)(rows))
-    assert f"{path}: {name} of row 4 is " in fault(root)
+def joined(root, split="train"):
+    """The rows of the indexes of all shards of a split."""
+    dataset = Dataset.open(root)
+    return [
+        row for number in range(len(dataset.shards(split))) for row in dataset.shard_index(split, number).to_pylist()
+    ]
 
 
-def test_a_wrong_shard_in_a_splits_index_is_found(root):
-    path = change_table(root, "train/index-*.parquet", swap("shard"))
-    assert fault(root) == f"{path}: the column shard does not agree with the shards"
+@pytest.mark.parametrize("row", [0, 4, 8])
+@pytest.mark.parametrize("name", schema.SPLIT_COLUMNS)
+def test_a_splits_index_that_contradicts_its_shards_is_found(root, name, row):
+    value = joined(root)[row][name]
+    path = change_table(root, "train/index-*.arrow", put(name, value + 1, row))
+    assert fault(root) == f"{path}: {name} of row {row} is {value + 1}, by the shards it is {value}"
+
+
+@pytest.mark.parametrize("name", ["offset", "frames", "label", "utterance_index", "session_index"])
+def test_two_swapped_values_of_a_splits_index_are_found(root, name):
+    """Whose sums and counts stay as they are."""
+    rows = joined(root)
+    row, other = next((a, b) for a in range(9) for b in range(a) if rows[a][name] != rows[b][name])
+    path = change_table(root, "train/index-*.arrow", swap(name, row, other))
+    assert fault(root).startswith(f"{path}: {name} of row {other} is {rows[row][name]}, by the shards it is ")
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (2, 3), (0, -1)])
+def test_two_swapped_rows_of_a_splits_index_are_found(root, first, second):
+    """Of one shard, of two shards, of the first and the last."""
+
+    def change(rows):
+        rows[first], rows[second] = rows[second], rows[first]
+
+    path = change_table(root, "train/index-*.arrow", change)
+    assert fault(root).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("change", [list.pop, lambda rows: rows.append(rows[-1])])
+def test_a_splits_index_with_a_row_less_or_more_is_found(root, change):
+    path = change_table(root, "train/index-*.arrow", change)
+    assert fault(root).startswith(f"{path}: expected 9 rows of offset, ")
+
+
+@pytest.mark.parametrize(
+    ("split", "losing", "gaining"),
+    [("train", 0, 1), ("train", 1, 0), ("train", 0, 2), ("train", 2, 3), ("test", 0, 1), ("test", 1, 0)],
+)
+def test_records_that_metadata_counts_to_another_shard_are_found(root, split, losing, gaining):
+    """The shard of a record and the places of its values follow from these counts."""
+    metadata = metadata_of(root)
+    entries = metadata["shards"][split]
+    entries[losing]["records"] -= 1
+    entries[gaining]["records"] += 1
+    rows = joined(root, split)
+    metadata["files"] = [
+        schema.shard_files(entry["base"])[0]
+        for entries in metadata["shards"].values()
+        for entry in entries
+        if entry["records"]
+    ]
+    metadata["files_created"] = len(metadata["files"])
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    index = Dataset.open(root).index(split)
+    assert index.places(np.arange(len(index))).length.tolist() != [row["length"] for row in rows]
+    first = min(losing, gaining)
+    base = entries[first]["base"]
+    counted = entries[first]["records"]
+    expected = f"{root / schema.shard_files(base)[1]}: expected {counted} rows, got 3"
+    assert fault(root) == expected
+
+
+@pytest.mark.parametrize("name", ["utterance_index", "session_index"])
+def test_numbers_that_begin_anew_in_each_shard_are_found(manifest, tmp_path, name):
+    """Where a speaker lies in several shards, these numbers are those of the split."""
+    root = make(manifest, tmp_path / "dataset", shard_mib=8e-3)
+    rows, numbers = joined(root), Dataset.open(root).index("train")[name].tolist()  # the file is mapped
+    place = next(row for row in range(len(rows)) if rows[row][name] != numbers[row])
+    expected = f"index-.*: {name} of row {place} is {rows[place][name]}, by the shards it is {numbers[place]}"
+    change_table(root, "train/index-*.arrow", put(name, rows[place][name], place))
+    with pytest.raises(DatasetError, match=expected):
+        verify(Dataset.open(root))
+
+    def begin_anew(own):
+        for row, shards in zip(own, rows, strict=True):
+            row[name] = shards[name]
+
+    change_table(root, "train/index-*.arrow", begin_anew)
+    with pytest.raises(DatasetError, match=expected):
+        verify(Dataset.open(root))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,0 +1,63 @@
+"""Where the records of whole utterances lie, from the indexes of their shards. It reads no records."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+
+# Columns of a shard's index that say where the records of its utterances lie.
+PLACE_COLUMNS = ("offset", "length", "frames", "label", "utterance_index", "start")
+
+
+class RecordRow(NamedTuple):
+    """Where a record lies: number of its shard within the split, offset and length in bytes of the framed record."""
+
+    shard: int
+    offset: int
+    length: int
+
+
+class UtteranceRows(NamedTuple):
+    """Where the utterances of some shards lie, in the order stored; the parts of each in the order spoken."""
+
+    shard: Ints  # per record, as offset and length
+    offset: Ints
+    length: Ints
+    first: Ints  # per utterance: its first record
+    records: Ints  # per utterance, as what follows
+    frames: Ints
+    label: Ints
+
+    def rows(self, utterance: int) -> list[RecordRow]:
+        part = slice(self.first[utterance], self.first[utterance] + self.records[utterance])
+        columns = (column[part].tolist() for column in (self.shard, self.offset, self.length))
+        return list(map(RecordRow, *columns))
+
+
+def utterance_rows(table: pa.Table, shard: int) -> UtteranceRows:
+    """The utterances of a shard from its index, with `PLACE_COLUMNS`."""
+    offset, length, frames, label, number, start = (table[name].to_numpy() for name in PLACE_COLUMNS)
+    new = np.ones(len(table), dtype=np.bool_)
+    new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1])
+    order = np.lexsort((start, np.cumsum(new)))  # stable: parts of one start stay as stored
+    first = np.flatnonzero(new)
+    counts = np.diff(first, append=len(table))
+    total = np.add.reduceat(frames.astype(np.int64), first) if len(first) else first
+    shards = np.full(len(table), shard)
+    return UtteranceRows(shards, offset[order], length[order], first, counts, total, label[first])
+
+
+def joined(parts: Sequence[UtteranceRows]) -> UtteranceRows | None:
+    """The utterances of several shards, in order; None of no shard."""
+    if not parts:
+        return None
+    before = itertools.accumulate((len(part.offset) for part in parts), initial=0)
+    moved = [part._replace(first=part.first + shift) for part, shift in zip(parts, before, strict=False)]
+    return UtteranceRows(*(np.concatenate(columns) for columns in zip(*moved, strict=True)))
