@@ -1,7 +1,8 @@
 """Dependencies, grouped along the import limits of the packages.
 
 The base is what a worker needs to compute features (and a reader needs less); the extras keep Beam,
-TensorFlow, PyTorch and PyAV off those who do not use them.
+TensorFlow, PyTorch and PyAV off those who do not use them. PyTorch, some gigabytes, is not part of `dev`: its
+tests are skipped without it, but not in CI.
 """
 
 import re
@@ -19,7 +20,17 @@ TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
 DEMO = ["espeakng-loader>=0.2.4", "matplotlib>=3.8"]
-DEV = ["build>=1.2", "hypothesis>=6.100", "mypy>=1.10", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.9", "setuptools>=68"]
+DEV = [
+    "build>=1.2",
+    "gcp-storage-emulator>=2026.7",
+    "hypothesis>=6.100",
+    "moto[server,s3]>=5.2",
+    "mypy>=1.10",
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "ruff>=0.9",
+    "setuptools>=68",
+]
 
 setup(
     name="ge2e-features",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,8 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("PyTorch, which a torch.utils.data.IterableDataset needs,", "torch") from missing
 
-if TYPE_CHECKING:
-    Base = IterableDataset[tuple[torch.Tensor, Any]]
-else:
-    Base = IterableDataset
 
-
-class TorchBatches(Base):
+class TorchBatches(IterableDataset[tuple[torch.Tensor, Any]]):
     """Whole batches: (examples float32 `[N*M, bins, rows]`, labels int64 `[N*M]`; a list of ids for text labels).
 
     For `DataLoader(batches, batch_size=None, num_workers=W)`: worker w of W makes the batches w, w + W, ..., and the

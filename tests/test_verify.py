@@ -310,14 +310,20 @@ def joined(root, split="train"):
 def test_a_splits_index_that_contradicts_its_shards_is_found(root, name, row):
     value = joined(root)[row][name]
     path = change_table(root, "train/index-*.arrow", put(name, value + 1, row))
-    assert fault(root) == f"{path}: {name} of row {row} is {value + 1}, by the shards it is {value}"
+    expected = f"{path}: {name} of row {row} is {value + 1}, by the shards it is {value}"
+    if (name, row) == ("offset", 0):  # a shard begins there: found when the index is opened
+        expected = f"{path}: expected offset 0 in the first row of every shard, as metadata.json counts them"
+    assert fault(root).startswith(expected)
 
 
 @pytest.mark.parametrize("name", ["offset", "frames", "label", "utterance_index", "session_index"])
 def test_two_swapped_values_of_a_splits_index_are_found(root, name):
     """Whose sums and counts stay as they are."""
     rows = joined(root)
-    row, other = next((a, b) for a in range(9) for b in range(a) if rows[a][name] != rows[b][name])
+    # Not in the first row of a shard, whose offset is looked at before.
+    first = {0, *(place for place in range(1, 9) if rows[place]["offset"] < rows[place - 1]["offset"])}
+    inner = [place for place in range(9) if place not in first]
+    row, other = next((a, b) for a in inner for b in inner if b < a and rows[a][name] != rows[b][name])
     path = change_table(root, "train/index-*.arrow", swap(name, row, other))
     assert fault(root).startswith(f"{path}: {name} of row {other} is {rows[row][name]}, by the shards it is ")
 
@@ -349,7 +355,6 @@ def test_records_that_metadata_counts_to_another_shard_are_found(root, split, lo
     entries = metadata["shards"][split]
     entries[losing]["records"] -= 1
     entries[gaining]["records"] += 1
-    rows = joined(root, split)
     metadata["files"] = [
         schema.shard_files(entry["base"])[0]
         for entries in metadata["shards"].values()
@@ -358,8 +363,8 @@ def test_records_that_metadata_counts_to_another_shard_are_found(root, split, lo
     ]
     metadata["files_created"] = len(metadata["files"])
     (root / "metadata.json").write_text(json.dumps(metadata))
-    index = Dataset.open(root).index(split)
-    assert index.places(np.arange(len(index))).length.tolist() != [row["length"] for row in rows]
+    with pytest.raises(DatasetError, match="expected offset 0 in the first row of every shard"):
+        Dataset.open(root).index(split)  # so that no loader reads other records than it thinks
     first = min(losing, gaining)
     base = entries[first]["base"]
     counted = entries[first]["records"]
