@@ -259,6 +259,20 @@ CONTESTANTS: dict[str, Contestant] = {
     "ours_time_mel": Contestant(
         "ours, NumPy, layout='time_mel'", "ours", True, (_US,), functools.partial(ours_numpy, layout="time_mel")
     ),
+    "ours_time_mel_always": Contestant(
+        "ours, NumPy, layout='time_mel', check_crc='always'",
+        "ours",
+        True,
+        (_US,),
+        functools.partial(ours_numpy, layout="time_mel", check_crc="always"),
+    ),
+    "ours_time_mel_never": Contestant(
+        "ours, NumPy, layout='time_mel', check_crc='never'",
+        "ours",
+        True,
+        (_US,),
+        functools.partial(ours_numpy, layout="time_mel", check_crc="never"),
+    ),
     "ours_locality": Contestant(
         "ours, NumPy, locality=4", "ours", True, (_US,), functools.partial(ours_numpy, locality=4)
     ),

@@ -138,6 +138,7 @@ class Windows:
             )
         self.quota = np.minimum(wanted, most // share)
         self._where, self._groups = where, groups(most)
+        self._drawn: dict[int, list[Ints]] = {}
         self.batches_per_epoch = int(self._groups.sum()) // speakers_per_batch - (self.parts - 1)
 
     def shards(self, part: int, key: Bits) -> Ints:
@@ -160,6 +161,10 @@ class Windows:
         return [Piece(units, np.zeros_like(units), self.quota[units], batches)]
 
     def _windows(self, key: Bits) -> list[Ints]:
-        order: Ints = np.argsort(derive(key, _SHARDS, np.arange(len(self._shards))), kind="stable")
-        windows: list[Ints] = [np.sort(window) for window in np.array_split(order, self.parts)]
+        epoch = int(key[0])
+        windows = self._drawn.get(epoch)
+        if windows is None:
+            order: Ints = np.argsort(derive(key, _SHARDS, np.arange(len(self._shards))), kind="stable")
+            windows = [np.sort(window) for window in np.array_split(order, self.parts)]
+            self._drawn = {**dict(list(self._drawn.items())[-1:]), epoch: windows}  # of two epochs
         return windows

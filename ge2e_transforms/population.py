@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +21,8 @@ from ge2e_transforms.placing import Ints
 from ge2e_transforms.supply import SamplingOptions, Supply, offsets, require
 
 # Records whose supply is worked out at a time; bounds the memory beside the plan (about 150 bytes a record).
-CHUNK_RECORDS = 1 << 19
+CHUNK_RECORDS = 1 << 17
+_THREADS = 2
 # Rows of a column that are compared at a time, so that a mapped column is never copied whole.
 _STEP = 1 << 22
 _COLUMNS = ("frames", "label", "utterance_index", "session_index")
@@ -88,7 +90,6 @@ class Population:
         self._count = np.diff(heads, append=len(keys[1]))
         kept = np.ones(len(heads), dtype=np.bool_) if filters.only is None else np.isin(self.label, filters.only)
         self._keep(kept & ~np.isin(self.label, filters.excluded))
-        self._whole: tuple[Supply, npt.NDArray[np.integer]] | None = None
         self._count_supply()
         self._refuse_small(filters)
 
@@ -128,17 +129,18 @@ class Population:
             yield slice(first, last)
             first = last
 
-    def supply(self, units: Ints) -> tuple[Supply, npt.NDArray[np.integer]]:
-        """What units (rising numbers) have, with unit numbers for labels, and the rows of the supply's records.
+    def for_chunks(self, units: Ints, work: Callable[[slice], None]) -> None:
+        """Does some work for each of the `chunks` of units, two at a time: NumPy lets go of Python's lock meanwhile."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(work, self.chunks(units)):
+                pass
 
-        All units of a small split come at once, however few are asked for, as their supply is kept.
-        """
-        if self._whole is None:
-            rows = self._rows(units)
-            columns = {name: self._index[name][rows] for name in _COLUMNS}
-            columns["label"] = np.repeat(units, self._count[units])
-            return Supply(columns, self.options), rows
-        return self._whole
+    def supply(self, units: Ints) -> tuple[Supply, npt.NDArray[np.integer]]:
+        """What units (rising numbers) have, with unit numbers for labels, and the rows of the supply's records."""
+        rows = self._rows(units)
+        columns = {name: self._index[name][rows] for name in _COLUMNS}
+        columns["label"] = np.repeat(units, self._count[units])
+        return Supply(columns, self.options), rows
 
     def _rows(self, units: Ints) -> npt.NDArray[np.integer]:
         first, count = self._first[units], self._count[units]
@@ -152,15 +154,16 @@ class Population:
     def _count_supply(self) -> None:
         names = ("held", "distinct_groups", "speaker_slots", "speaker_copies", "utterances", "sessions")
         totals = np.zeros((len(names), len(self)), dtype=np.int64)
-        self.short_dropped = 0
+        dropped: list[int] = []
         everyone = np.arange(len(self))
-        chunks = list(self.chunks(everyone))
-        for chunk in chunks:
-            supply, rows = self.supply(everyone[chunk])
+
+        def count(chunk: slice) -> None:
+            supply, _ = self.supply(everyone[chunk])
             totals[:, supply.label] = [getattr(supply, name) for name in names]
-            self.short_dropped += supply.short_dropped
-            if len(chunks) == 1:
-                self._whole = supply, rows
+            dropped.append(supply.short_dropped)
+
+        self.for_chunks(everyone, count)
+        self.short_dropped = sum(dropped)
         self.held, self.distinct_groups, self.slots, self.copies, self.utterances, self.sessions = totals
 
     def _refuse_small(self, filters: Filters) -> None:

@@ -133,6 +133,7 @@ class Sampler:
             self.quota = self._parts.quota
         self.parts, self.batches_per_epoch = self._parts.parts, self._parts.batches_per_epoch
         self.dealer = Dealer(population, self.quota)
+        self._ends: dict[int, Ints] = {}
 
     @property
     def has_order(self) -> bool:
@@ -141,9 +142,12 @@ class Sampler:
 
     def locate(self, epoch: int, number: int) -> tuple[int, int]:
         """Part and row in its plan of a batch of an epoch."""
-        counts = self._parts.batches(self._epoch_key(epoch))
-        part = int(np.searchsorted(np.cumsum(counts), number, side="right"))
-        return part, number - int(counts[:part].sum())
+        ends = self._ends.get(epoch)
+        if ends is None:
+            ends = np.cumsum(self._parts.batches(self._epoch_key(epoch)))
+            self._ends = {**dict(list(self._ends.items())[-1:]), epoch: ends}  # of two epochs
+        part = int(np.searchsorted(ends, number, side="right"))
+        return part, number - (int(ends[part - 1]) if part else 0)
 
     def shards(self, epoch: int, part: int) -> list[int]:
         """Shards that hold all records of a part, with `locality`; none without: it may be any of them."""
@@ -194,7 +198,8 @@ class Sampler:
         n, m = self.speakers_per_batch, self.options.utterances_per_speaker
         seat_of, ends = self._seat(piece, epoch, key)
         records, starts = (part.reshape(len(plan.table), n, m) for part in (plan.records, plan.starts))
-        for chunk in self.population.chunks(piece.units):
+
+        def write(chunk: slice) -> None:
             first = int(ends[chunk.start - 1]) if chunk.start else 0
             places = first + np.flatnonzero(seat_of[first : ends[chunk.stop - 1]] >= 0)
             unit = np.searchsorted(ends, places, side="right")
@@ -209,6 +214,8 @@ class Sampler:
                 owner, slot = self.dealer.slots(supply, layout, speaker[some], number[some])
                 record, starts[to] = self.dealer.crops(supply, owner, slot, layout.start_key, plan.frames[batch[some]])
                 records[to] = of_record[record]
+
+        self.population.for_chunks(piece.units, write)
 
     def _seat(self, piece: Piece, epoch: int, key: Bits) -> tuple[Int32s, Ints]:
         """The seat of every group of a piece, -1 where none, groups of a unit side by side, and where those end."""
