@@ -65,8 +65,8 @@ class Chosen:
         only_speakers, exclude_speakers: ids, `namespace/speaker_id`.
         sources: names of sources; others take no part.
         min_utterances, min_sessions: speakers with fewer take no part.
-        speaker_order: labels in the order in which they meet, by epoch; see `Sampler`. Must give the same for the same
-            epoch whenever it is asked.
+        speaker_order: labels in the order in which they meet, by epoch; see `Sampler`. It is asked when its epoch
+            begins, and again after a resume; it must give the same for the same epoch.
     """
 
     only_speakers: Sequence[str] | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ge2e_transforms.errors import StorageError
+from ge2e_transforms.errors import Ge2eError, StorageError
 from ge2e_transforms.sampling import Plan, Sampler
 
 Part = tuple[int, int]  # epoch, part
@@ -106,8 +106,8 @@ def _make(plans: weakref.ref[Plans], key: Part) -> None:
     if alive is not None:
         try:
             alive._load(key)
-        except StorageError:
-            return  # told by whoever needs the plan
+        except Ge2eError:
+            return  # told to whoever needs the plan
 
 
 class _turn:

@@ -196,7 +196,8 @@ class Stream:
         """Examples float32 and labels of this host's batch at a place. `go_on`: the next epoch will be asked for."""
         number = place.step + (0 if self.hosts.global_batch else self.hosts.index)
         part, row = self.sampler.locate(place.epoch, number)
-        plan = self.plans.get(place.epoch, part, go_on)
+        # An order of speakers may follow from what was learnt until then, so it is not asked for ahead of its epoch.
+        plan = self.plans.get(place.epoch, part, go_on and not self.sampler.has_order)
         m = self.sampler.options.utterances_per_speaker
         mine = self._mine()
         columns = slice(mine.start * m, mine.stop * m)

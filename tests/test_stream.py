@@ -288,6 +288,9 @@ def test_neighbours_in_the_order_meet(root: Path):
     free = [len({label % 2 for label in labels.tolist()}) for _, labels in open_loader(root).batches(epochs=3)]
     assert np.mean(kinds) <= 1.5 < 1.7 < np.mean(free)
     assert len(kinds) == len(free)
+    asked: list[int] = []
+    next(open_loader(root, speaker_order=lambda epoch: asked.append(epoch) or order).batches(epochs=5))
+    assert asked == [0]  # later epochs are not planned ahead of what the model learns until then
     for wrong in ([0, 99], [1, 1]):
         with pytest.raises(ConfigError, match=r"speaker_order\(0\) gave"):
             next(open_loader(root, speaker_order=lambda epoch, wrong=wrong: wrong).batches())
