@@ -18,8 +18,9 @@ def coverage(sampler: Sampler, epoch: int = 0) -> dict[str, int | float]:
 
     `slots` = `used` + all that is `left_...` - `repeated_slots`. What is left has its turn in other epochs, but for
     `left_too_few` (of speakers who cannot give one group) and `short_records_dropped`; `epochs_for_all` says in
-    about how many. `speakers_met` is how many different others a speaker shares a batch with in this epoch, the
-    mean of up to 256 speakers.
+    about how many. `repeated_utterances` is the most: groups that whole batches have no room for are counted too.
+    `speakers_met` is how many different others a speaker shares a batch with in this epoch, the mean of up to 256
+    speakers.
     """
     m, units = sampler.options.utterances_per_speaker, sampler.population
     have = np.where(units.held > 0, units.slots, 0)

@@ -101,6 +101,8 @@ def test_the_command_prints_what_an_epoch_uses(root: Path, capsys: pytest.Captur
     assert "split 'train': every batch has 3 different speakers x 2 crops of their own" in text
     for name in ("repeated utterances", "left for later epochs", "speakers met", "epochs for all", "used"):
         assert name in text
+    assert main(["verify-batches", str(root), "-n", "3", "-m", "6"]) == 0
+    assert "warning: an epoch of split 'train' takes" in capsys.readouterr().out.replace("\n", " ")
     assert main(["verify-batches", str(root), "-n", "30"]) == 1
     assert "Largest N for M=3: 9" in capsys.readouterr().err
 

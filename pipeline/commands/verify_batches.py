@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from typing import Any
 
 from rich.console import Console
@@ -38,7 +39,11 @@ def command(args: argparse.Namespace) -> int:
     crop_frames = options.pop("crop_frames", None)
     sizes = (args.speakers_per_batch, args.utterances_per_speaker, crop_frames)
     loader = BatchLoader(args.dataset, *sizes, args.seed, **options)
-    stream = loader.stream(args.split)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        stream = loader.stream(args.split)
+    for note in notes:
+        console.print(f"warning: {note.message}", style="yellow")
     epochs = track(range(args.epochs), "epochs", console=console, transient=True, disable=not console.is_terminal)
     reports = [verify_epoch(stream, epoch, args.read) for epoch in epochs]
     n, m = stream.sampler.speakers_per_batch, stream.sampler.options.utterances_per_speaker
