@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ge2e_transforms.shard_files import LocalShards
 from hypothesis import given
 from hypothesis import strategies as st
 from small_dataset import Speaker, write_dataset
@@ -21,6 +20,7 @@ from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
 from ge2e_transforms.reading import CropReader, ReadingOptions, silence
+from ge2e_transforms.shard_files import LocalShards
 from ge2e_transforms.whole import RecordRow, WholeUtterances, parse_record
 
 RECIPE = PRESETS["ge2e"].replace(n_mels=5, n_mfcc=3)
