@@ -274,7 +274,7 @@ class _Lease:
 
 
 class _Buffers:
-    """Memory for batches, used again once a batch is gone: fresh pages cost a third of what reading into them does."""
+    """Memory for batches, used again once a batch is gone, since fresh pages cost time."""
 
     def __init__(self) -> None:
         self._returned: list[Values] = []

@@ -28,8 +28,7 @@ class Window:
         files: shards of a split.
         sizes: bytes of each shard.
         shards: which ones; they are read some at a time, each from end to end.
-        spare: buffers to use again; its own are put there when the window is gone, as fresh memory costs as much time
-            as half of what is read into it.
+        spare: buffers to use again, since fresh pages cost time; its own are put there when the window is gone.
     """
 
     def __init__(
