@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import shutil
@@ -106,9 +107,10 @@ def test_the_index_says_what_the_indexes_of_its_shards_say(made):
 
 def test_the_index_is_mapped_into_memory_and_cannot_be_written_to(made):
     dataset = Dataset.open(made)
+    gc.collect()  # what earlier tests left may else be given back meanwhile
     before = pa.total_allocated_bytes()
     index = dataset.index("train")
-    assert pa.total_allocated_bytes() == before
+    assert pa.total_allocated_bytes() <= before
     for name, kind in zip(schema.SPLIT_COLUMNS, ["i8", "i4", "i4", "i4", "i4", "i4", "u1"], strict=True):
         assert index[name].dtype == np.dtype(kind)
         assert not index[name].flags.owndata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,11 @@ def test_the_index_is_written_as_one_plain_batch(records: int, tmp_path: Path) -
     index, _ = tables.split_tables(parts, "train", RECIPE)
     tables.write_index(index, tmp_path / "x.arrow")
     with pa.memory_map(str(tmp_path / "x.arrow")) as source:
+        gc.collect()  # what earlier tests left may else be given back meanwhile
         before = pa.total_allocated_bytes()
         reader = pa.ipc.open_file(source)
         read = reader.read_all()
-        assert pa.total_allocated_bytes() == before
+        assert pa.total_allocated_bytes() <= before
         assert reader.num_record_batches == min(records, 1)
         assert read.schema == schema.split_index_schema()
         assert read.equals(index)
