@@ -18,6 +18,7 @@ from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset, SplitIndex
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
+from ge2e_transforms.files import MOST_READERS
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
 from ge2e_transforms.shard_files import LocalShards, StoreShards
@@ -62,7 +63,7 @@ class ReadingOptions:
     def __post_init__(self) -> None:
         for name, allowed in (("normalize", NORMALIZE), ("layout", LAYOUTS), ("check_crc", CHECKS)):
             check_one_of(name, getattr(self, name), allowed)
-        check_integer("readers", self.readers, 1, 1025)
+        check_integer("readers", self.readers, 1, MOST_READERS + 1)
 
 
 # A record that is read whole, without its header, to be checked: number of the crop, (shard, offset, length), where its

@@ -211,6 +211,11 @@ class Stream:
             self._delivery.spec_augment.apply(examples, bits, self._fill, time_axis)
         return examples, self._labels(np.repeat(plan.labels[row, mine].astype(np.int64), m))
 
+    def batch_after(self, start: Position, steps: int, epochs: int | None) -> Batch:
+        """The batch that comes some steps after a place, in a stream of `epochs` epochs from there (None: endless)."""
+        place = self.after(start, steps)
+        return self.batch(place, go_on=epochs is None or place.epoch < start.epoch + epochs - 1)
+
     def _mine(self) -> slice:
         """Seats of a planned batch that this host takes."""
         if not self.hosts.global_batch:

@@ -65,8 +65,7 @@ def tf_dataset(stream: Stream, epochs: int | None, start: Position) -> tf.data.D
         alive = reference()
         if alive is None:
             raise DatasetError("the tf.data.Dataset that these batches come from is gone: keep it while reading")
-        place = alive.after(start, int(step))
-        return alive.batch(place, go_on=epochs is None or place.epoch < start.epoch + epochs - 1)
+        return alive.batch_after(start, int(step), epochs)
 
     def fetch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         examples, labels = tf.numpy_function(read, [step], (tf.float32, kind), stateful=False)

@@ -49,14 +49,9 @@ class TorchBatches(IterableDataset[tuple[torch.Tensor, Any]]):
             stream = stream.in_other_process(self._plan_folder)
             step, apart = worker.id, worker.num_workers
         while self._steps is None or step < self._steps:
-            place = stream.after(self._start, step)
-            examples, labels = stream.batch(place, go_on=place.epoch != self._last_epoch)
+            examples, labels = stream.batch_after(self._start, step, self._epochs)
             yield (
                 torch.from_numpy(examples),
                 labels.tolist() if labels.dtype == np.object_ else torch.from_numpy(labels),
             )
             step += apart
-
-    @property
-    def _last_epoch(self) -> int | None:
-        return None if self._epochs is None else self._start.epoch + self._epochs - 1

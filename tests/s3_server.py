@@ -21,6 +21,8 @@ from socketserver import TCPServer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
+import pytest
+
 BUCKET = "corpus"
 # What the environment of a client must hold. None of it is a secret: moto accepts any.
 ACCESS_KEY, SECRET_KEY = "fake-access-key", "fake-secret-key"
@@ -183,6 +185,15 @@ class S3Server(NamedTuple):
 
     def delete(self, name: str) -> None:
         self.client.delete_object(Bucket=BUCKET, Key=name)
+
+
+def in_environment(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """For a fixture: clients find the server, and what its proxy was told or counted is forgotten before and after."""
+    for name, value in environment(server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    server.proxy.reset()
+    yield server
+    server.proxy.reset()
 
 
 @contextlib.contextmanager

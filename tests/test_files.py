@@ -42,13 +42,9 @@ def server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, in the environment; one try of the client and no pauses, so that no test waits."""
-    for name, value in s3_server.environment(server.endpoint).items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(files, "_CLIENT_TRIES", 1)
     monkeypatch.setattr(files, "_PAUSES_S", (0.0, 0.0, 0.0))
-    server.proxy.reset()
-    yield server
-    server.proxy.reset()
+    yield from s3_server.in_environment(server, monkeypatch)
 
 
 def url(folder: str = "data") -> str:

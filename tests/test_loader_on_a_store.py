@@ -39,11 +39,7 @@ def store(root: Path) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(store: S3Server, monkeypatch: pytest.MonkeyPatch) -> Generator[S3Server, None, None]:
-    for name, value in s3_server.environment(store.endpoint).items():
-        monkeypatch.setenv(name, value)
-    store.proxy.reset()
-    yield store
-    store.proxy.reset()
+    yield from s3_server.in_environment(store, monkeypatch)
 
 
 def same(one: Any, other: Any) -> int:
