@@ -1,20 +1,15 @@
 """A dataset's folder, local or on a store: whole files by name, and copies of them on the local disk.
 
-Stores (`s3://`, `gs://`) are read through `pyarrow.fs`, which is imported when one is used. Credentials come from where
-the store's own tools look for them (environment, profile, instance) and from nowhere else. Safe to call from several
-threads at once; a folder that is pickled opens again where it is used.
+Safe to call from several threads at once; a folder that is pickled opens again where it is used.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import datetime
 import fcntl
 import hashlib
-import operator
 import os
-import random
 import re
 import shutil
 import tempfile
@@ -22,39 +17,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, StorageError
-
-SCHEMES = ("gs", "s3")
-MOST_READERS = 256  # requests that one client has in flight at most
-RANGE_BYTES = 8 << 20  # of one request for a whole file: long beside the time to its first byte
-_RANGES = 16  # in flight for one whole file: 128 MiB of memory at most
-
-# What a store's client tries by itself before we see an error (with pauses of up to 1, 2, 4 ... 20 s), and our pauses
-# between rounds of that. A store that is busy or down for half a minute stops nothing.
-_CLIENT_TRIES = 3
-_PAUSES_S = (0.5, 2.0, 8.0)
-_GCS_TRY_S = 10
-# Errors that no second try mends.
-_FINAL = re.compile(
-    r"ACCESS_DENIED|ACCOUNT|INVALID|SIGNATURE|NO_SUCH|UNRECOGNIZED_CLIENT|TOKEN|PERMISSION_DENIED|UNAUTHENTICATED"
-    r"|HTTP status (3\d\d|4(?!08|29)\d\d)"
-)
-_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+from ge2e_transforms.stores import SCHEMES, OpenObject, Store, StoreError
 
 # Half copies of processes that were killed are removed after this time without a write.
 _STALE_S = 3600
 _PART = ".part"
-
-
-_client_lock = threading.Lock()
-_first_used: dict[str, int] = {}  # scheme -> process
 
 
 @dataclass(frozen=True)
@@ -192,83 +165,59 @@ class StoreFolder(Folder):
 
     def __init__(self, url: str, cache: Cache | None = None) -> None:
         self.root = url.rstrip("/")
-        self._scheme, _, self._base = self.root.partition("://")
+        scheme, _, self._base = self.root.partition("://")
+        self.store = Store(scheme, self._base.partition("/")[0])
         self._cache = cache
-        self._client: tuple[int, Any] | None = None
         self._private: Cache | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoreFolder, (self.root, self._cache)
 
-    def client(self) -> Any:
-        """The `pyarrow.fs.FileSystem` of this process; DatasetError if it was forked from one that used the store."""
-        if self._client is None or self._client[0] != os.getpid():
-            self._client = (os.getpid(), _connect(self._scheme, self._base.partition("/")[0]))
-        return self._client[1]
-
-    def try_to(self, action: str, name: str, call: Callable[[Any], Any]) -> Any:
-        """`call` of the client, again after errors that may pass; DatasetError if it is missing or the last failed."""
-        pauses = iter(_PAUSES_S)
-        while True:
-            try:
-                return call(self.client())
-            except FileNotFoundError:
-                raise _unreadable(self.where(name), "no such file") from None
-            except OSError as error:
-                text, pause = str(error), next(pauses, None)
-                for secret in filter(None, map(os.environ.get, _SECRETS)):
-                    text = text.replace(secret, "***")
-                if pause is None or _FINAL.search(text):
-                    endpoint = "://".join(_endpoint(self._scheme)) or "of the provider"
-                    raise DatasetError(
-                        f"{self.where(name)} cannot be {action}: {text.strip()}. "
-                        f"Check the endpoint ({endpoint}), the credentials and the network"
-                    ) from None
-                time.sleep(pause * random.uniform(0.5, 1))
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise _unreadable(self.where(name), "no such file") from None
+        except StoreError as error:
+            raise DatasetError(str(error)) from None
 
     def size(self, name: str) -> int | None:
-        info = self.try_to("looked up", name, lambda client: client.get_file_info(f"{self._base}/{name}"))
-        return int(info.size) if info.is_file else None
+        with self._told(name):
+            return self.store.size(f"{self._base}/{name}")
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
-        from pyarrow import fs
-
         found: dict[str, int] = {}
         for folder in sorted({name.rpartition("/")[0] for name in names}):
-            chosen = fs.FileSelector(f"{self._base}/{folder}".rstrip("/"), allow_not_found=True)
-            entries = self.try_to("listed", folder, operator.methodcaller("get_file_info", chosen))
-            found |= {entry.path: entry.size for entry in entries if entry.is_file}
+            with self._told(folder):
+                found |= self.store.sizes(f"{self._base}/{folder}")
         return [found.get(f"{self._base}/{name}") for name in names]
 
     def read(self, name: str) -> bytes:
-        file = self.open(name)
-        content = bytearray(file.size())
-        self.fetch(name, file, lambda offset, part: content.__setitem__(slice(offset, offset + len(part)), part))
-        return bytes(content)
+        with self._told(name):
+            return self.store.read(f"{self._base}/{name}")
 
-    def open(self, name: str, size: int | None = None) -> Any:
-        """A `pyarrow.NativeFile` for `read_at`; CorruptRecordError if it has not `size` bytes (None: any)."""
-        file = self.try_to("opened", name, lambda client: client.open_input_file(f"{self._base}/{name}"))
+    def open(self, name: str, size: int) -> OpenObject:
+        """CorruptRecordError if the file has not `size` bytes."""
+        with self._told(name):
+            opened = self.store.open(f"{self._base}/{name}")
         # Asked here, because Arrow fills what a store leaves out of a range with whatever was in memory.
-        if size is not None and (got := file.size()) != size:
+        if opened.size != size:
             raise CorruptRecordError(
-                f"{self.where(name)}: expected {size} bytes, got {got}: the file is cut off, or is not the one that "
-                "its index was made for. Copy it to the store again"
+                f"{self.where(name)}: expected {size} bytes, got {opened.size}: the file is cut off, or is not the one "
+                "that its index was made for. Copy it to the store again"
             )
-        return file
+        return opened
 
-    def fetch(self, name: str, file: Any, take: Callable[[int, bytes], object]) -> None:
+    def read_at(self, name: str, opened: OpenObject, offset: int, length: int) -> bytes:
+        with self._told(name):
+            return opened.read_at(offset, length)
+
+    def fetch(self, name: str, opened: OpenObject, take: Callable[[int, bytes], object]) -> None:
         """Hands all parts of an open file, with their offsets and in any order, to `take`, from several threads."""
-
-        def part(offset: int) -> None:
-            length = min(RANGE_BYTES, size - offset)
-            take(offset, self.try_to("read", name, lambda client: file.read_at(length, offset)))
-
-        size = file.size()
-        with ThreadPoolExecutor(_RANGES, "ge2e-fetch") as pool:
-            for _ in pool.map(part, range(0, size, RANGE_BYTES)):
-                pass
+        with self._told(name):
+            opened.fetch(take)
 
     def cached(self, name: str, size: int) -> Path | None:
         """The file's copy in the cache, made now if there is room; None if there is none or no cache."""
@@ -291,7 +240,8 @@ class StoreFolder(Folder):
         path = cache.folder / hashlib.sha256(self.root.encode()).hexdigest()[:32] / name
         if _size(path) == size:
             return path
-        self.client()  # a fork is refused before it waits for a lock that nobody in it holds
+        with self._told(name):
+            self.store.client()  # a fork is refused before it waits for a lock that nobody in it holds
         with self._lock:  # one file at a time, in parallel ranges: bounded memory
             there = _size(path) == size or cache.add(path, size, lambda part: self._download(name, size, part))
         return path if there else None
@@ -326,45 +276,6 @@ def open_folder(root: str | Path, cache: Cache | None = None) -> Folder:
         what = "credentials" if found[4] else "no bucket"
         raise ConfigError(f"a URL with {what} cannot be used: {allowed}, and credentials in the environment")
     return StoreFolder(f"{found[1]}://{found[3]}", cache)
-
-
-def _connect(scheme: str, bucket: str) -> Any:
-    """A client of this process. Endpoints are taken from the environment here, as Arrow looks for none."""
-    if _first_used.setdefault(scheme, os.getpid()) != os.getpid() and scheme == "s3":
-        raise DatasetError(
-            f"s3://{bucket} cannot be read in a forked process: the program it was forked from has used s3:// already, "
-            "and another client would hang. Start workers by 'spawn' or 'forkserver' "
-            "(torch: DataLoader(multiprocessing_context='forkserver'))"
-        )
-    import pyarrow as pa
-    from pyarrow import fs
-
-    endpoint = _endpoint(scheme)
-    options: dict[str, Any] = {"scheme": endpoint[0], "endpoint_override": endpoint[1]} if endpoint else {}
-    if scheme == "gs":  # an emulator knows no credentials
-        limit = datetime.timedelta(seconds=_GCS_TRY_S)
-        return fs.GcsFileSystem(anonymous=bool(endpoint), retry_time_limit=limit, **options)
-    options["retry_strategy"] = fs.AwsStandardS3RetryStrategy(max_attempts=_CLIENT_TRIES)
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
-    region = region or fs.resolve_s3_region(bucket)
-    with _client_lock:
-        # Arrow lets a client of S3 open as many connections as it has I/O threads (8), but at least 25.
-        threads = pa.io_thread_count()
-        pa.set_io_thread_count(max(threads, MOST_READERS))
-        try:
-            return fs.S3FileSystem(region=region, **options)
-        finally:
-            pa.set_io_thread_count(threads)
-
-
-def _endpoint(scheme: str) -> tuple[str, ...]:
-    """Protocol and address that the environment names for a store; else empty."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if scheme == "s3" else ("STORAGE_EMULATOR_HOST",)
-    url = next((value for name in names if (value := os.environ.get(name))), "")
-    if not url:
-        return ()
-    parts = urlsplit(url if "://" in url else f"{'https' if scheme == 's3' else 'http'}://{url}")
-    return parts.scheme, parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")
 
 
 def _size(path: Path) -> int | None:

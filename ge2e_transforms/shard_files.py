@@ -18,7 +18,8 @@ from typing import Any
 
 from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
-from ge2e_transforms.files import MOST_READERS, Folder, StoreFolder
+from ge2e_transforms.files import Folder, StoreFolder
+from ge2e_transforms.stores import MOST_READERS, OpenObject
 
 # Files kept open where the system sets no limit, and files of a store.
 _MOST_OPEN = 4096
@@ -137,7 +138,7 @@ class StoreShards:
         folder: where they lie.
         names: relative to it, in the order of their numbers.
         sizes: bytes of each.
-        readers: range reads in flight, from 1 to `files.MOST_READERS`.
+        readers: range reads in flight, from 1 to `stores.MOST_READERS`.
 
     Raises:
         ConfigError: `readers` out of that range.
@@ -154,7 +155,7 @@ class StoreShards:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._files: dict[int, Any] = {}
+        self._files: dict[int, OpenObject] = {}
         self._opening = [threading.Lock() for _ in range(self._readers)]
         # Its threads start when they are needed.
         self._pool = ThreadPoolExecutor(self._readers, "ge2e-read")
@@ -235,9 +236,9 @@ class StoreShards:
         there = max(0, self._sizes[number] - offset)
         if there < length:
             raise _short(self._folder.where(name), offset, length, there)
-        target[:] = self._folder.try_to("read", name, lambda _: file.read_at(length, offset))
+        target[:] = self._folder.read_at(name, file, offset, length)
 
-    def _file(self, number: int) -> Any:
+    def _file(self, number: int) -> OpenObject:
         file = self._files.get(number)
         if file is not None:
             return file

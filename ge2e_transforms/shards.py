@@ -80,6 +80,16 @@ def ledger_row(row: Utterance, error: DataError) -> LedgerRow:
     )
 
 
+def in_order(rows: Iterable[Utterance]) -> list[Utterance]:
+    """Rows of a shard in the order in which they are written."""
+    return sorted(rows, key=lambda row: (row.speaker_key, row.utterance_id, row.manifest, row.position))
+
+
+def recordings_of(ordered: Iterable[Utterance]) -> list[str]:
+    """Locations of audio in the order in which a writer first asks for them (once for each channel)."""
+    return [location for location, _ in dict.fromkeys((row.location, row.channel) for row in ordered)]
+
+
 class ShardWriter:
     """Writes one shard; use once.
 
@@ -107,7 +117,7 @@ class ShardWriter:
 
         A shard without records leaves both files empty, with 0 bytes in the result.
         """
-        ordered = sorted(rows, key=lambda row: (row.speaker_key, row.utterance_id, row.manifest, row.position))
+        ordered = in_order(rows)
         recordings = _Recordings(ordered, self._extractor.recipe, self._open_audio)
         with records_path.open("wb") as stream:
             for rank, (_, group) in enumerate(itertools.groupby(ordered, key=lambda row: row.speaker_key)):

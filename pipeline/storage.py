@@ -1,4 +1,4 @@
-"""Files of a dataset, on a local disk or through Beam's file systems, whole or not at all.
+"""Files of a dataset, wherever they lie, whole or not at all.
 
 Locally a file is written beside its final place, synced and renamed. On an object store it is built on
 local scratch disk and uploaded under its final name: objects appear whole, and renaming there is a copy.
@@ -7,22 +7,21 @@ local scratch disk and uploaded under its final name: objects appear whole, and 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import platform
-import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
-
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from typing import BinaryIO
 
 from ge2e_transforms.dataset import sha256_of
-from ge2e_transforms.errors import ConfigError, MissingAudioError, StorageError
+from ge2e_transforms.errors import ConfigError, StorageError
+from pipeline.file_systems import files_of
+from pipeline.file_systems import is_local as is_local
 
 _TEMPORARY = ".tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -31,43 +30,30 @@ _HOST = platform.node()
 _ABANDONED_S = 86400
 
 
-def is_local(path: str) -> bool:
-    return "://" not in path
-
-
 def join(root: str, relative: str) -> str:
     """A path below `root`; `relative` uses '/'."""
-    return str(FileSystems.join(root, *relative.split("/")))
+    return str(Path(root, relative)) if is_local(root) else f"{root.rstrip('/')}/{relative}"
 
 
 def expand(pattern: str) -> list[str]:
     """Files that match a glob, sorted; empty if there is none. A name that is there is no glob."""
-    if exists(pattern):
-        return [pattern]
-    (result,) = FileSystems.match([pattern])
-    return sorted(metadata.path for metadata in result.metadata_list)
+    return [pattern] if exists(pattern) else sorted(files_of(pattern).match(pattern))
 
 
 def exists(path: str) -> bool:
-    return bool(FileSystems.exists(path))
+    return size(path) is not None or (is_local(path) and Path(path).exists())
 
 
 def size(path: str) -> int | None:
     """Bytes of a file, None if there is none."""
-    if is_local(path):  # Beam would take brackets in a folder's name for a glob
-        return Path(path).stat().st_size if Path(path).is_file() else None
-    (result,) = FileSystems.match([path])
-    return result.metadata_list[0].size_in_bytes if result.metadata_list else None
+    return files_of(path).size(path)
 
 
 @contextmanager
 def reading(path: str) -> Iterator[BinaryIO]:
     """A file's bytes as they are stored (compression is left to the reader of the format)."""
-    stream = FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
-    try:
-        yield cast(BinaryIO, stream)
-    finally:
-        stream.close()
+    with files_of(path).reading(path) as stream:
+        yield stream
 
 
 def read_bytes(path: str) -> bytes:
@@ -76,37 +62,14 @@ def read_bytes(path: str) -> bytes:
 
 
 def state(path: str) -> list[int] | None:
-    """What changes when a file does (size and time of change; on a store its size), None if there is none."""
-    if not is_local(path):
-        found = size(path)
-        return None if found is None else [found]
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):  # a name with a NUL byte is no file either
-        return None
-    return [status.st_size, status.st_ctime_ns]
+    """What changes when a file does (size, and where it is told, time of change), None if there is none."""
+    return files_of(path).state(path)
 
 
 def sha256(path: str) -> str:
     """Checksum of a file as it is stored, 64 hex digits."""
     with reading(path) as stream:
         return sha256_of(stream)
-
-
-def audio_source(location: str) -> str | bytes:
-    """What `audio.load` takes: the path of a local file, else the bytes of an object.
-
-    Raises:
-        MissingAudioError: there is no such object.
-    """
-    if is_local(location):
-        return location
-    try:
-        return read_bytes(location)
-    except Exception as error:  # each store has errors of its own
-        if exists(location):
-            raise
-        raise MissingAudioError(f"{location}: no such object: check audio_path") from error
 
 
 def prepare(output: str) -> None:
@@ -116,12 +79,7 @@ def prepare(output: str) -> None:
         ConfigError: no dataset can be written there.
     """
     try:
-        if is_local(output):
-            Path(output).mkdir(parents=True, exist_ok=True)
-            if not os.access(output, os.W_OK | os.X_OK):
-                raise PermissionError("permission denied")
-        else:
-            FileSystems.get_filesystem(output)
+        files_of(output).prepare(output)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"no dataset can be written to {output} ({error}): expected a folder that you may write to"
@@ -145,7 +103,7 @@ def building(*finals: str) -> Iterator[tuple[Path, ...]]:
         yield paths
         for path, final in zip(paths, finals, strict=True):
             if path.stat().st_size:
-                _publish(path, final)
+                files_of(final).publish(path, final)
             else:
                 remove([final])
     except OSError as error:
@@ -168,36 +126,10 @@ def write_bytes(path: str, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _publish(path: Path, final: str) -> None:
-    if is_local(final):
-        _sync(path)
-        path.replace(final)
-        _sync(path.parent)
-        return
-    with path.open("rb") as source:
-        target = FileSystems.create(final, compression_type=CompressionTypes.UNCOMPRESSED)
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.close()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove(paths: Iterable[str]) -> None:
     """Deletes files; those that are gone already do not matter."""
-    objects = []
-    for path in paths:
-        if is_local(path):  # Beam would take brackets in a folder's name for a glob, and delete what matches
-            Path(path).unlink(missing_ok=True)
-        elif exists(path):
-            objects.append(path)
-    if objects:
-        FileSystems.delete(objects)
+    for place, group in itertools.groupby(paths, key=files_of):
+        place.remove(list(group))
 
 
 def leftovers(folder: str) -> list[str]:

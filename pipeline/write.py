@@ -22,9 +22,9 @@ from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.schema import shard_files
-from ge2e_transforms.shards import ShardWriter
+from ge2e_transforms.shards import ShardWriter, in_order, recordings_of
 from ge2e_transforms.utterance import Utterance, audio_location
-from pipeline import metrics, storage
+from pipeline import metrics, recordings, storage
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
@@ -67,9 +67,12 @@ def write_shard(
 ) -> dict[str, Any]:
     """Builds and publishes one shard: records, then index, then its done file."""
     records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
-    writer = ShardWriter(task, extractor, sources, storage.audio_source)
-    with storage.building(records_path, index_path) as (records_file, index_file):
-        done = writer.write(rows, records_file, index_file)
+    ordered = in_order(rows)
+    with (
+        recordings.reading(recordings_of(ordered)) as open_audio,
+        storage.building(records_path, index_path) as (records_file, index_file),
+    ):
+        done = ShardWriter(task, extractor, sources, open_audio).write(ordered, records_file, index_file)
         raise_if_interrupted()
     done["faults"] = _states(_faulty(done))
     # For questions about one machine or process later; the digest of a dataset leaves them out.

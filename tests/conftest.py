@@ -89,5 +89,5 @@ def torch() -> ModuleType:
 def unsynced() -> Generator[None, None, None]:
     """What a test writes need not survive the machine; waiting for the disk would take most of its time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.storage._sync", lambda path: None)
+        patch.setattr("pipeline.file_systems.sync", lambda path: None)
         yield

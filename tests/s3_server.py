@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         path = unquote(self.path.partition("?")[0])
         with self.server.in_flight(Request(self.command, path, self.headers.get("Range", ""))):
             if self.server.latency_s:
@@ -129,6 +129,18 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = self._hand_on(body)
         # No longer in flight: the client may send its next request before this thread goes on.
         self._send(*answer)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while length := int(self.rfile.readline().partition(b";")[0], 16):
+            parts.append(self.rfile.read(length))
+            self.rfile.readline()
+        while self.rfile.readline().strip():  # trailers
+            pass
+        del self.headers["Transfer-Encoding"], self.headers["Expect"]  # done, and answered
+        return b"".join(parts)
 
     def _hand_on(self, body: bytes) -> tuple[int, dict[str, str], bytes, int]:
         connection = http.client.HTTPConnection(*self.server.upstream)

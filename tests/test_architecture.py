@@ -36,6 +36,8 @@ ORDER = [
     "records",
     "planning",
     "shards",
+    "stores",
+    "read_ahead",
     "files",
     "shard_files",
     "dataset",

@@ -17,9 +17,10 @@ import pytest
 import s3_server
 from s3_server import BUCKET, S3Server
 
-from ge2e_transforms import files
+from ge2e_transforms import stores
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, StorageError
 from ge2e_transforms.files import Cache, StoreFolder, open_folder
+from ge2e_transforms.stores import StoreError
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,8 +43,8 @@ def server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, in the environment; one try of the client and no pauses, so that no test waits."""
-    monkeypatch.setattr(files, "_CLIENT_TRIES", 1)
-    monkeypatch.setattr(files, "_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(stores, "_CLIENT_TRIES", 1)
+    monkeypatch.setattr(stores, "_PAUSES_S", (0.0, 0.0, 0.0))
     yield from s3_server.in_environment(server, monkeypatch)
 
 
@@ -80,7 +81,7 @@ def test_sizes_on_a_store_take_one_request_a_folder(s3: S3Server):
 
 
 def test_a_large_file_is_read_in_parallel_ranges(s3: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(files, "RANGE_BYTES", 10_000)
+    monkeypatch.setattr(stores, "RANGE_BYTES", 10_000)
     monkeypatch.setattr(s3.proxy, "latency_s", 0.05)
     assert open_folder(url()).read("train/a.tfrecord") == CONTENT["train/a.tfrecord"]
     ranges = sorted(request.range for request in s3.proxy.requests if request.range)
@@ -251,8 +252,8 @@ def test_secrets_that_a_client_repeats_are_masked(s3: S3Server):
     def refuse(_: Any) -> None:
         raise OSError(f"AWS Error INVALID_ACCESS_KEY_ID: no such key: {s3_server.ACCESS_KEY}")
 
-    with pytest.raises(DatasetError, match=r"no such key: \*\*\*\. Check") as caught:
-        StoreFolder(url()).try_to("read", "x", refuse)
+    with pytest.raises(StoreError, match=r"no such key: \*\*\*\. Check") as caught:
+        StoreFolder(url()).store.try_to("read", "x", refuse)
     assert caught.value.__cause__ is None
 
 
@@ -263,8 +264,8 @@ def test_refusals_are_not_tried_again(s3: S3Server):
         calls.append(1)
         raise OSError("AWS Error ACCESS_DENIED during HeadObject operation: No response body.")
 
-    with pytest.raises(DatasetError, match="ACCESS_DENIED"):
-        StoreFolder(url()).try_to("opened", "x", refuse)
+    with pytest.raises(StoreError, match="ACCESS_DENIED"):
+        StoreFolder(url()).store.try_to("opened", "x", refuse)
     assert len(calls) == 1
 
 
@@ -283,7 +284,7 @@ def test_endpoint_and_region_come_from_the_environment(form: str, s3: S3Server, 
         monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     if form == "no scheme":
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint.removeprefix("http://"))
-        assert files._endpoint("s3") == ("https", s3.endpoint.removeprefix("http://"))
+        assert stores._endpoint("s3") == ("https", s3.endpoint.removeprefix("http://"))
         return
     if form != "AWS_ENDPOINT_URL":
         monkeypatch.delenv("AWS_DEFAULT_REGION")
@@ -292,7 +293,7 @@ def test_endpoint_and_region_come_from_the_environment(form: str, s3: S3Server, 
     folder = StoreFolder(url())
     assert folder.size("metadata.json") == 3
     expected = {"AWS_ENDPOINT_URL": "eu-north-1", "no region": "us-east-1", "AWS_REGION": "ap-south-2"}
-    assert folder.client().region == expected[form]
+    assert folder.store.client().region == expected[form]
 
 
 @pytest.mark.parametrize("root", ["http://user:word@host/x", "hdfs://host/x", "S3://bucket/x", "file:///x"])
@@ -334,6 +335,7 @@ FORKED = """
 import os, sys, traceback
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.files import Cache, open_folder
+from ge2e_transforms.stores import StoreError
 folder = open_folder(sys.argv[1], Cache(sys.argv[2], 1 << 20))
 folder.local('train/b.tfrecord', 300)
 child = os.fork()
@@ -363,7 +365,7 @@ def test_a_fork_of_a_reader_of_s3_is_told_to_spawn(s3: S3Server, tmp_path: Path)
 
 
 def test_gs_by_its_emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(files, "RANGE_BYTES", 10_000)
+    monkeypatch.setattr(stores, "RANGE_BYTES", 10_000)
     with s3_server.gcs_emulator() as endpoint:
         for name in ("metadata.json", "train/a.tfrecord", "train/b.tfrecord"):
             s3_server.put_gcs(endpoint, f"data/{name}", CONTENT[name])

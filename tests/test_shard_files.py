@@ -17,7 +17,7 @@ import pytest
 import s3_server
 from s3_server import BUCKET, S3Server
 
-from ge2e_transforms import files, shard_files
+from ge2e_transforms import shard_files, stores
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
 from ge2e_transforms.files import Cache, StoreFolder, open_folder
 from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
@@ -42,8 +42,8 @@ def server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, in the environment; one try of the client and no pauses, so that no test waits."""
-    monkeypatch.setattr(files, "_CLIENT_TRIES", 1)
-    monkeypatch.setattr(files, "_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(stores, "_CLIENT_TRIES", 1)
+    monkeypatch.setattr(stores, "_PAUSES_S", (0.0, 0.0, 0.0))
     yield from s3_server.in_environment(server, monkeypatch)
 
 
@@ -243,7 +243,7 @@ def test_no_more_readers_than_asked_for(s3: S3Server, root: Path, monkeypatch: p
 
 
 def test_whole_files_are_read_in_parallel_ranges(s3: S3Server, root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "RANGE_BYTES", 10_000)
+    monkeypatch.setattr(stores, "RANGE_BYTES", 10_000)
     monkeypatch.setattr(s3.proxy, "latency_s", 0.05)
     target = bytearray(SIZES[2])
     open_kind("s3", root).read_whole(2, memoryview(target))
@@ -348,7 +348,7 @@ def test_a_fork_reads_what_is_in_the_cache_and_refuses_the_rest(s3: S3Server, ro
 
 
 def test_shards_on_gs(monkeypatch: pytest.MonkeyPatch, root: Path):
-    monkeypatch.setattr(files, "RANGE_BYTES", 10_000)
+    monkeypatch.setattr(stores, "RANGE_BYTES", 10_000)
     with s3_server.gcs_emulator() as endpoint:
         for name, content in zip(NAMES, CONTENT, strict=True):
             s3_server.put_gcs(endpoint, f"data/{name}", content)

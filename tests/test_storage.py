@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from apache_beam.io.filesystem import BeamIOError
 from jobs import files_in
 from memory_store import MemoryStore
 
-from ge2e_transforms.errors import ConfigError, MissingAudioError
+from ge2e_transforms.errors import ConfigError
 from pipeline import storage
 
 
@@ -185,21 +184,6 @@ def test_leftovers_are_of_dead_processes_or_a_day_old(tmp_path: Path) -> None:
     assert names == {"a", "b", "c", "d"}
     assert storage.leftovers(str(tmp_path / "nothing")) == []
     assert storage.leftovers("memory://b") == []
-
-
-def test_audio_is_a_path_or_the_bytes_of_an_object(store: type[MemoryStore]) -> None:
-    store.objects["memory://b/a.wav"] = b"RIFF"
-    assert storage.audio_source("/data/a.wav") == "/data/a.wav"
-    assert storage.audio_source("memory://b/a.wav") == b"RIFF"
-
-
-def test_a_missing_object_is_the_rows_fault_and_a_broken_network_is_not(store: type[MemoryStore]) -> None:
-    with pytest.raises(MissingAudioError, match=r"memory://b/a\.wav: no such object: check audio_path"):
-        storage.audio_source("memory://b/a.wav")
-    store.objects["memory://b/a.wav"] = b"RIFF"
-    store.broken.add("memory://b/a.wav")
-    with pytest.raises(BeamIOError, match="the network is down"):
-        storage.audio_source("memory://b/a.wav")
 
 
 def test_prepare_makes_the_folder_or_says_why_not(tmp_path: Path, store: type[MemoryStore]) -> None:
