@@ -130,7 +130,7 @@ class Store:
         def upload(client: Any) -> int:
             parts, sent = iter(content()), 0
             part = next(parts, b"")  # before the upload begins, as what has begun cannot be taken back
-            with client.open_output_stream(path) as stream:
+            with client.open_output_stream(path, compression=None) as stream:
                 while part:
                     stream.write(part)
                     sent += len(part)
@@ -152,6 +152,7 @@ class OpenObject:
 
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
+        self._lock = threading.Lock()
         # On gs:// the size of an opened file is asked for anew, with Python's lock held, and a whole object comes by
         # one request without opening it.
         self._file = None if store.scheme == "gs" else self._opened()
@@ -168,9 +169,8 @@ class OpenObject:
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
-        if self._file is None:
-            self._file = self._opened()
-        file = self._file
+        with self._lock:
+            file = self._file = self._file or self._opened()
         return bytes(self._store.try_to("read", self._path, lambda _: file.read_at(length, offset)))
 
     def read_all(self) -> bytes:
@@ -183,7 +183,7 @@ class OpenObject:
         return bytes(self._store.try_to("read", self._path, self._stream))
 
     def _stream(self, client: Any) -> Any:
-        with client.open_input_stream(self._path) as stream:
+        with client.open_input_stream(self._path, compression=None) as stream:
             return stream.read(self.size)
 
     def fetch(self, take: Callable[[int, bytes], object]) -> None:

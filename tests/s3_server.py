@@ -21,6 +21,7 @@ from socketserver import TCPServer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
+import numpy as np
 import pytest
 
 BUCKET = "corpus"
@@ -29,6 +30,11 @@ ACCESS_KEY, SECRET_KEY = "fake-access-key", "fake-secret-key"
 
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 _KEPT_BY_PROXY = {"connection", "content-length", "keep-alive", "transfer-encoding"}
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """What no compression and no mix-up hides."""
+    return np.random.default_rng([size, seed]).bytes(size)
 
 
 def environment(endpoint: str) -> dict[str, str]:
@@ -237,23 +243,32 @@ def s3_server() -> Iterator[S3Server]:
 @contextlib.contextmanager
 def gcs_emulator() -> Iterator[str]:
     """The endpoint of a store for gs://, in a process of its own: Arrow holds Python's lock while it waits for it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = (
-        "import sys\nfrom gcp_storage_emulator.server import create_server\n"
-        f"server = create_server('127.0.0.1', {port}, in_memory=True, default_bucket='{BUCKET}')\n"
-        "server.start()\nprint('ready', flush=True)\nsys.stdin.read()\nserver.stop()"
-    )
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout
-        assert b"ready" in process.stdout.readline()
+        endpoint = process.stdout.readline().decode().strip()
+        assert endpoint.startswith("http://")
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield endpoint
         finally:
             process.communicate(b"", timeout=30)
+
+
+def _run_gcs_emulator() -> None:
+    """Until its input ends. Behind the proxy: the emulator takes one connection at a time, and clients hold several."""
+    from gcp_storage_emulator.server import create_server
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    server = create_server(*address, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    proxy = Proxy(address)
+    with serving(proxy):
+        print(proxy.endpoint, flush=True)
+        sys.stdin.read()
+    server.stop()
 
 
 def put_gcs(endpoint: str, name: str, content: bytes) -> None:
@@ -263,3 +278,7 @@ def put_gcs(endpoint: str, name: str, content: bytes) -> None:
     urllib.request.urlopen(
         urllib.request.Request(f"{endpoint}/upload/storage/v1/b/{BUCKET}/o?{query}", content, kind)
     ).close()
+
+
+if __name__ == "__main__":
+    _run_gcs_emulator()

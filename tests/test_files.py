@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import s3_server
-from s3_server import BUCKET, S3Server
+from s3_server import BUCKET, S3Server, noise
 
 from ge2e_transforms import stores
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, StorageError
@@ -23,10 +22,6 @@ from ge2e_transforms.files import Cache, StoreFolder, open_folder
 from ge2e_transforms.stores import StoreError
 
 ROOT = Path(__file__).parent.parent
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return np.random.default_rng([size, seed]).bytes(size)
 
 
 CONTENT = {"metadata.json": b"{}\n", "train/a.tfrecord": noise(70_001), "train/b.tfrecord": noise(300), "empty": b""}

@@ -1,0 +1,105 @@
+"""Audio by path or by bytes, and whose fault it is when it cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import s3_server
+from apache_beam.io.filesystem import BeamIOError
+from memory_store import MemoryStore
+from s3_server import BUCKET, S3Server
+
+from ge2e_transforms import stores
+from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
+from pipeline import recordings
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[S3Server]:
+    with s3_server.s3_server() as running:
+        for number in range(40):
+            running.put(f"audio/{number}.wav", b"RIFF%d" % number)
+        yield running
+
+
+@pytest.fixture
+def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    monkeypatch.setattr(stores, "_CLIENT_TRIES", 1)
+    monkeypatch.setattr(stores, "_PAUSES_S", (0.0,))
+    yield from s3_server.in_environment(server, monkeypatch)
+
+
+@pytest.fixture
+def memory() -> type[MemoryStore]:
+    MemoryStore.clear()
+    return MemoryStore
+
+
+def url(name: str) -> str:
+    return f"s3://{BUCKET}/audio/{name}"
+
+
+def test_local_files_stay_paths(s3: S3Server) -> None:
+    with recordings.reading(["/data/a.wav"]) as source:
+        assert source("/data/a.wav") == "/data/a.wav"
+    with recordings.reading(["/data/a.wav", url("1.wav"), "b.wav"]) as source:
+        assert [source(name) for name in ("/data/a.wav", url("1.wav"), "b.wav")] == ["/data/a.wav", b"RIFF1", "b.wav"]
+
+
+def test_objects_are_read_ahead(s3: S3Server) -> None:
+    s3.proxy.latency_s = 0.05  # so that those that come together meet
+    try:
+        order = [url(f"{number}.wav") for number in range(40)]
+        with recordings.reading(order) as source:
+            assert [source(name) for name in order] == [b"RIFF%d" % number for number in range(40)]
+        assert s3.proxy.most_at_once >= 20
+        assert len(s3.proxy.requests) == 80
+    finally:
+        s3.proxy.latency_s = 0.0
+
+
+def test_what_beam_reads_is_read_ahead_too(memory: type[MemoryStore]) -> None:
+    memory.objects["memory://b/a.wav"] = b"RIFF"
+    with recordings.reading(["memory://b/a.wav", "memory://b/b.wav"]) as source:
+        assert source("memory://b/a.wav") == b"RIFF"
+        with pytest.raises(MissingAudioError, match=r"memory://b/b\.wav: no such object: check audio_path"):
+            source("memory://b/b.wav")
+    memory.broken.add("memory://b/a.wav")
+    with recordings.reading(["memory://b/a.wav"]) as source, pytest.raises(BeamIOError, match="the network is down"):
+        source("memory://b/a.wav")
+
+
+def test_a_missing_object_is_the_rows_fault(s3: S3Server) -> None:
+    with pytest.raises(MissingAudioError, match=r"s3://corpus/audio/none\.wav: no such object: check audio_path"):
+        recordings.open_source(url("none.wav"))
+
+
+def test_a_store_that_fails_is_not(s3: S3Server) -> None:
+    s3.proxy.fail_next = 100
+    with recordings.reading([url("1.wav")]) as source, pytest.raises(OSError, match=r"1\.wav cannot be opened: .*503"):
+        source(url("1.wav"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("AWS Error ACCESS_DENIED during HeadObject operation: No response body.", UnreadableAudioError),
+        ("AWS Error UNKNOWN (HTTP status 403) during HeadObject operation", UnreadableAudioError),
+        ("google::cloud::Status(PERMISSION_DENIED: no)", UnreadableAudioError),
+        ("AWS Error EXPIRED_TOKEN during HeadObject operation", StorageError),
+        ("AWS Error INVALID_ACCESS_KEY_ID during HeadObject operation", StorageError),
+    ],
+)
+def test_refusals(s3: S3Server, text: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object that is forbidden is a row in the ledger; credentials that are wrong end the job."""
+
+    def refuse(self: stores.Store, path: str) -> None:
+        self.try_to("opened", path, raising)
+
+    def raising(_: object) -> None:
+        raise OSError(text)
+
+    monkeypatch.setattr(stores.Store, "open", refuse)
+    with pytest.raises(error):
+        recordings.open_source(url("1.wav"))
