@@ -51,6 +51,7 @@ setup(
         "scipy>=1.11",
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
+        "threadpoolctl>=3.1",
     ],
     extras_require={"beam": BEAM, "tf": TENSORFLOW, "torch": TORCH, "av": AV, "demo": DEMO, "dev": DEV + DEMO + AV},
     entry_points={"console_scripts": ["ge2e = pipeline.__main__:main"]},

@@ -51,6 +51,11 @@ _AV_SLACK = 2 * 2048
 _MAX_VALUE = 2.0**31
 
 
+def libsndfile_version() -> str:
+    """Of the library that soundfile loaded, which need not be the one in its wheel."""
+    return str(soundfile.__libsndfile_version__)
+
+
 class Encoded:
     """The encoded bytes as a decoder reads them, with the head that `containers.inspect` gives.
 

@@ -42,6 +42,10 @@ class StorageError(Ge2eError, OSError):
     """The output cannot take what is written to it: no space left, no permission."""
 
 
+class DoctorError(Ge2eError, RuntimeError):
+    """The workers of a runner could not be examined: none started, or none could give its report back."""
+
+
 class DatasetError(Ge2eError, RuntimeError):
     """A dataset folder is missing, incomplete, changed or contradicts itself."""
 

@@ -32,11 +32,16 @@ DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "pcm16": np.dtyp
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+def crc_implementation() -> str:
+    """'c', or 'python' where google-crc32c fell back."""
+    return str(google_crc32c.implementation)
+
+
 def require_fast_crc() -> None:
     """Refuse to run on google-crc32c's pure-Python fallback, which is some hundred times slower."""
-    if google_crc32c.implementation != "c":
+    if crc_implementation() != "c":
         raise DatasetError(
-            f"google-crc32c runs as {google_crc32c.implementation!r}, expected its native 'c' implementation: "
+            f"google-crc32c runs as {crc_implementation()!r}, expected its native 'c' implementation: "
             "reinstall the package google-crc32c from a wheel for this platform"
         )
 

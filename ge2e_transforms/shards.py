@@ -32,6 +32,7 @@ from ge2e_transforms.utterance import Utterance
 AudioSource = Callable[[str], "str | bytes"]
 # Decoded recordings that later rows of a shard need again are kept up to this (256 MiB of float32).
 _KEPT_SAMPLES = 1 << 26
+KEPT_BYTES = 4 * _KEPT_SAMPLES
 # Waits before a read that failed is tried again; then the shard fails, and the runner may try it elsewhere.
 _RETRY_WAITS_S = (1.0, 5.0)
 

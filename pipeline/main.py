@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +23,9 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from ge2e_transforms.errors import CommitError
 from ge2e_transforms.schema import METADATA_FILE
-from pipeline import graph, interrupt, local, options, progress, storage, verdict
+from pipeline import graph, hygiene, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests
-
-# One thread per worker process: the recipe calls no BLAS, and libraries that start pools of threads on
-# import would only crowd the other workers. Processes that Beam starts inherit it.
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -72,14 +67,18 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
     """Runs one job and waits for it."""
-    for name in _ONE_THREAD:
-        os.environ.setdefault(name, "1")
     options.refuse_local_paths(job, beam_options)
     if all(map(storage.is_local, job.manifests)):
         expand_manifests(job.manifests)  # told here, not when the workers have started
     storage.prepare(job.output)
     began, since = time.monotonic(), time.time()
-    with local.worker_log() as log, interrupt.interruptible(), _named_errors(job), progress.shown(job.output, since):
+    with (
+        local.worker_log() as log,
+        interrupt.interruptible(),
+        _named_errors(job),
+        progress.shown(job.output, since),
+        hygiene.one_thread(),
+    ):
         pipeline = beam.Pipeline(runner=local.worker_processes(beam_options, log), options=beam_options)
         graph.build(pipeline, job)
         result = pipeline.run()

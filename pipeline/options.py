@@ -71,9 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     _add_job(parser)
-    _add_recipe(parser.add_argument_group("recipe"))
+    add_recipe(parser.add_argument_group("recipe"))
     _add_plan(parser.add_argument_group("splits and shards"))
-    _add_local(parser.add_argument_group("where it runs"))
+    add_local(parser.add_argument_group("where it runs"))
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,8 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utterances_per_speaker", type=int, default=4, metavar="M", help=f"M {batch}")
 
 
-def _add_recipe(group: argparse._ArgumentGroup) -> None:
+def add_recipe(group: argparse._ArgumentGroup) -> None:
+    """Flags that say what is computed."""
     start = "recipe to start from (default: %(default)s)"
     group.add_argument("--preset", choices=sorted(PRESETS), default="ge2e", help=start)
     form = "whole utterances, or fixed windows (default: the preset's)"
@@ -106,11 +107,17 @@ def _add_plan(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{split}_speakers", type=int, default=0, metavar="K", help="exactly K of them instead")
     salt = "another salt draws other speakers (default: %(default)s)"
     group.add_argument("--split_salt", default=PlanConfig.split_salt, metavar="TEXT", help=salt)
+    add_shard_size(group)
+
+
+def add_shard_size(group: argparse._ArgumentGroup) -> None:
+    """The flag that decides what a worker's disk must hold."""
     size = "size of a shard (default: %(default)g)"
     group.add_argument("--shard_mib", type=float, default=PlanConfig.shard_mib, metavar="MIB", help=size)
 
 
-def _add_local(group: argparse._ArgumentGroup) -> None:
+def add_local(group: argparse._ArgumentGroup) -> None:
+    """Flags that say where it is computed."""
     group.add_argument("--runner", help="Beam runner (default: this machine)")
     group.add_argument("--direct_num_workers", type=int, metavar="P", help="processes here (default: 0, all cores)")
     modes = ("in_memory", "multi_threading", "multi_processing")
@@ -119,14 +126,11 @@ def _add_local(group: argparse._ArgumentGroup) -> None:
 
 def job_config(args: argparse.Namespace) -> JobConfig:
     """The job that parsed flags describe; ConfigError says which value is wrong."""
-    recipe = PRESETS[args.preset]
-    given: dict[str, Any] = {name: value for name in ("segments", "features") if (value := getattr(args, name))}
-    given.update(dict(map(parse_setting, args.settings)))
     plan = PlanConfig(**{name: getattr(args, name) for name in PlanConfig.__dataclass_fields__ if hasattr(args, name)})
     return JobConfig(
-        manifests=tuple(_absolute("--manifest", path) for path in args.manifest),
-        output=_absolute("--output", args.output),
-        recipe=recipe.replace(**given),
+        manifests=tuple(absolute("--manifest", path) for path in args.manifest),
+        output=absolute("--output", args.output),
+        recipe=chosen_recipe(args),
         plan=plan,
         max_rejected=args.max_rejected,
         speakers_per_batch=args.speakers_per_batch,
@@ -136,7 +140,14 @@ def job_config(args: argparse.Namespace) -> JobConfig:
     )
 
 
-def _absolute(flag: str, path: str) -> str:
+def chosen_recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe of the flags of `add_recipe`."""
+    given: dict[str, Any] = {name: value for name in ("segments", "features") if (value := getattr(args, name))}
+    given.update(dict(map(parse_setting, args.settings)))
+    return PRESETS[args.preset].replace(**given)
+
+
+def absolute(flag: str, path: str) -> str:
     """Workers may stand in another folder than the program; one place has one spelling."""
     if not path:
         raise ConfigError(f"{flag} is empty: expected a path (an unset shell variable?)")

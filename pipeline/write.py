@@ -6,12 +6,10 @@ run look for it first, so one code path serves all three.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -24,9 +22,10 @@ from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.schema import shard_files
 from ge2e_transforms.shards import ShardWriter, in_order, recordings_of
 from ge2e_transforms.utterance import Utterance, audio_location
-from pipeline import metrics, recordings, storage
+from pipeline import hygiene, metrics, recordings, storage
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
+from pipeline.resources import cpu_name
 from pipeline.verdict import recorded
 
 DONE, LEDGER = "done", "ledger"
@@ -77,18 +76,9 @@ def write_shard(
     done["faults"] = _states(_faulty(done))
     # For questions about one machine or process later; the digest of a dataset leaves them out.
     done["written_by"] = f"{platform.node()}:{os.getpid()}"
-    done["cpu"] = _cpu()
+    done["cpu"] = cpu_name()
     storage.write_bytes(done_path, json.dumps(done).encode())
     return done
-
-
-@functools.cache
-def _cpu() -> str:
-    """Name of the processor, as well as the system tells it."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _faulty(done: dict[str, Any]) -> list[str]:
@@ -110,6 +100,7 @@ class _WriteShardsFn(beam.DoFn):
         self._extractor: FeatureExtractor | None = None
 
     def setup(self) -> None:
+        hygiene.limit_threads()  # before the extractor loads what would start more
         with recorded(self._job.output, self._job.token):
             require_fast_crc()
             self._extractor = FeatureExtractor(self._job.recipe)

@@ -28,6 +28,7 @@ ORDER = [
     "manifest",
     "corpora",
     "containers",
+    "codec_samples",
     "decoders",
     "audio",
     "voice",
@@ -36,6 +37,7 @@ ORDER = [
     "records",
     "planning",
     "shards",
+    "selftest",
     "stores",
     "read_ahead",
     "files",
@@ -235,13 +237,14 @@ def test_no_check_of_data_is_an_assertion_and_nothing_is_caught_blindly(path):
 
 def test_every_file_has_its_tests():
     names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
-    # Checks are tested through config, decoders through audio, digests with verify; dealing and its coverage by what
-    # plans promise (sampling, parts), options by name with the
-    # loader; rows of utterances with whole.
+    # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
+    # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
+    # utterances with whole.
     without = {
         "errors",
         "checks",
         "__init__",
+        "codec_samples",
         "decoders",
         "digest",
         "dealing",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -349,11 +348,6 @@ def test_a_speaker_larger_than_a_shard_is_cut_in_parts_and_loads(tmp_path: Path)
     for examples, labels in batches:
         assert examples.shape == (6, 40, 121)
         assert sorted(set(labels.tolist())) == [0, 1, 2]
-
-
-def test_libraries_are_told_to_use_one_thread(finished: RunResult) -> None:
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        assert os.environ[name]
 
 
 def test_a_job_that_ends_otherwise_is_not_taken_for_the_dataset_that_stands(

@@ -1,0 +1,223 @@
+"""`ge2e doctor`: a small job on the workers of a runner that says what a large one would meet there.
+
+    ge2e doctor
+    ge2e doctor --manifest m.csv --output features
+    ge2e doctor --manifest gs://bucket/m.csv --output gs://bucket/features -- --runner=DataflowRunner ...
+
+`examine_workers(argv)` does the same from Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.runners.runner import PipelineState
+
+from ge2e_transforms.errors import ConfigError, DoctorError, Ge2eError
+from ge2e_transforms.planning import PlanConfig
+from pipeline import diagnosis, hygiene, interrupt, local, options, storage
+from pipeline.diagnosis import Finding
+from pipeline.examine import Report, examined
+from pipeline.main import split_arguments
+from pipeline.options import JobConfig
+
+# So many elements that some come to every worker process.
+_ELEMENTS = 256
+# On a cluster each keeps its worker busy for a moment, or the first process would take all before others have started.
+_HOLD_S = 0.1
+# Runners whose workers are on this machine.
+_ON_THIS_MACHINE = ("fnapirunner", "prismrunner", "bundlebaseddirectrunner", "switchingdirectrunner")
+_EPILOG = """examples:
+  ge2e doctor
+  ge2e doctor --manifest manifest.csv --output features --set n_mels=64
+  ge2e doctor --manifest /shared/manifest.csv --output /shared/features -- \\
+      --runner=FlinkRunner --flink_version=1.19 --flink_master=localhost:8081
+
+Give the runner and Beam's options as to `ge2e run`. The exit status is 1 when a job would fail, crawl or mix bytes.
+"""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        reports: of each worker process that answered, by host and process.
+        program: of this process, which may be one of them.
+        findings: all that is to know, worst first.
+    """
+
+    reports: list[Report]
+    program: Report
+    findings: list[Finding]
+
+    @property
+    def healthy(self) -> bool:
+        return all(finding.kind == "note" for finding in self.findings)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `ge2e doctor`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    manifest = "the first usable row is opened and decoded on every worker; a glob; may be given more than once"
+    parser.add_argument("--manifest", action="append", default=[], metavar="FILE", help=manifest)
+    output = "written to from every worker, and left as it was; needed on a cluster"
+    parser.add_argument("--output", metavar="FOLDER", help=output)
+    parser.add_argument("--require_av", action="store_true", help="M4A and AAC must decode too (extra 'av')")
+    options.add_recipe(parser.add_argument_group("recipe"))
+    options.add_shard_size(parser.add_argument_group("shards"))
+    options.add_local(parser.add_argument_group("where it runs"))
+
+
+def examine_workers(argv: Sequence[str]) -> Diagnosis:
+    """Runs the job that the arguments of `ge2e doctor` describe, and says what it found.
+
+    Raises:
+        ConfigError: an option cannot be used, or the output cannot be made.
+        DoctorError: no worker could be examined.
+    """
+    own, beam_arguments = split_arguments(argv)
+    parser = argparse.ArgumentParser(prog="ge2e doctor", allow_abbrev=False)
+    add_arguments(parser)
+    args = parser.parse_args(own)
+    job = JobConfig(
+        manifests=tuple(options.absolute("--manifest", path) for path in args.manifest),
+        output="" if args.output is None else options.absolute("--output", args.output),
+        recipe=options.chosen_recipe(args),
+        plan=PlanConfig(shard_mib=args.shard_mib),
+        token=uuid.uuid4().hex[:16],
+    )
+    reports = examine_job(job, options.beam_options(args, beam_arguments))
+    # Of a program that is no worker only versions and digests count; it leaves the output alone.
+    program = examined(dataclasses.replace(job, output="", manifests=()))
+    needs = diagnosis.needs_of(job.recipe, job.plan.shard_mib, av=args.require_av)
+    return Diagnosis(reports, program, diagnosis.diagnose(reports, program, needs))
+
+
+def examine_job(job: JobConfig, beam_options: PipelineOptions) -> list[Report]:
+    """Reports of the worker processes that the options of a runner give, by host and process."""
+    here = _on_this_machine(beam_options)
+    runner = beam_options.view_as(StandardOptions).runner
+    if not here and not job.output:
+        raise ConfigError(
+            f"--output is missing: workers of {runner} are not on this machine, and give their reports back as a small "
+            "object in the output, which is removed afterwards"
+        )
+    options.refuse_local_paths(job, beam_options)
+    with _prepared(job.output), _report_place(job, here=here) as path:
+        _run(job, beam_options, path, hold_s=0.0 if here else _HOLD_S)
+        if not storage.exists(path):
+            raise DoctorError(
+                f"the job ran, but its workers wrote to another {path} than this program sees: expected an --output "
+                "that both reach, such as a mounted share, gs:// or s3://"
+            )
+        texts = storage.read_bytes(path).decode().splitlines()
+    return sorted(map(Report.from_json, texts), key=lambda report: (report.host, report.pid, report.key))
+
+
+def _on_this_machine(beam_options: PipelineOptions) -> bool:
+    environment = beam_options.view_as(PortableOptions).environment_type
+    if environment is not None:
+        return bool(environment == "LOOPBACK")
+    return beam_options.view_as(StandardOptions).runner.lower() in _ON_THIS_MACHINE
+
+
+@contextmanager
+def _prepared(output: str) -> Iterator[None]:
+    """The folder of the output; one that was made for this, and stayed empty, is removed."""
+    if not output:
+        yield
+        return
+    made = [Path(output), *Path(output).parents] if storage.is_local(output) else []
+    made = [path for path in made if not path.exists()]
+    storage.prepare(output)
+    try:
+        yield
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+@contextmanager
+def _report_place(job: JobConfig, *, here: bool) -> Iterator[str]:
+    """Where the workers leave their reports. On this machine not in the output, which may be what is wrong."""
+    if here:
+        folder = tempfile.mkdtemp(prefix="ge2e-doctor-")
+        try:
+            yield storage.join(folder, "reports.jsonl")
+        finally:
+            shutil.rmtree(folder)
+        return
+    path = storage.join(job.output, f"doctor-{job.token}.jsonl")
+    try:
+        yield path
+    finally:
+        storage.remove([path])
+
+
+def _run(job: JobConfig, beam_options: PipelineOptions, path: str, hold_s: float) -> None:
+    try:
+        with local.worker_log() as log, interrupt.interruptible(), hygiene.one_thread():
+            pipeline = beam.Pipeline(runner=local.worker_processes(beam_options, log), options=beam_options)
+            build(pipeline, job, path, hold_s)
+            state = pipeline.run().wait_until_finish()
+    except Ge2eError:
+        raise
+    except Exception as error:  # each runner has errors of its own
+        raise DoctorError(f"the small job on the workers failed: {_reason(error)}") from error
+    if state != PipelineState.DONE:
+        raise DoctorError(f"the small job on the workers ended as {state}: see what the runner says of it")
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what a runner says, and what to do if we know it."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [repr(error)]
+    if "No module named 'pipeline'" in text or "No module named 'ge2e_transforms'" in text:
+        return f"{lines[-1]}. Install ge2e-features in the workers' environment, or their image"
+    return lines[-1]
+
+
+def build(pipeline: beam.Pipeline, job: JobConfig, path: str, hold_s: float) -> beam.PCollection[None]:
+    """Many elements over all workers; the report of each process once, all together in one object at `path`."""
+    return (
+        pipeline
+        | "Elements" >> beam.Create(range(_ELEMENTS))
+        | "SpreadElements" >> beam.Reshuffle()
+        | "ExamineWorker" >> beam.ParDo(_ExamineFn(job, hold_s)).with_output_types(str)
+        | "EachProcessOnce" >> beam.Distinct()  # a report as JSON
+        | "GatherReports" >> beam.combiners.ToList()
+        | "WriteReports" >> beam.Map(_write_reports, path)
+    )
+
+
+def _write_reports(reports: list[str], path: str) -> None:
+    storage.write_bytes(path, "\n".join(sorted(reports)).encode())
+
+
+class _ExamineFn(beam.DoFn):
+    """Any element -> the report of the process that has it, always the same."""
+
+    def __init__(self, job: JobConfig, hold_s: float) -> None:
+        self._job = job
+        self._hold_s = hold_s
+
+    def setup(self) -> None:
+        hygiene.limit_threads()
+
+    def process(self, _: int) -> Iterator[str]:
+        time.sleep(self._hold_s)
+        yield examined(self._job).to_json()
