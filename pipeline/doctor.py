@@ -35,7 +35,7 @@ from pipeline.options import JobConfig
 # So many elements that some come to every worker process.
 _ELEMENTS = 256
 # On a cluster each keeps its worker busy for a moment, or the first process would take all before others have started.
-_HOLD_S = 0.1
+_HOLD_S = 0.05
 # Runners whose workers are on this machine.
 _ON_THIS_MACHINE = ("fnapirunner", "prismrunner", "bundlebaseddirectrunner", "switchingdirectrunner")
 _EPILOG = """examples:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import synth
-from jobs import files_in, job, run_command, write_rows
+from jobs import LIMIT_S, files_in, job, run_command, write_rows
 from threadpoolctl import threadpool_limits
 
 from ge2e_transforms import codec_samples
@@ -303,6 +308,53 @@ def test_workers_on_another_disk_are_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(doctor, "_write_reports", lambda reports, path: None)
     with pytest.raises(DoctorError, match=r"its workers wrote to another .*doctor-\w+\.jsonl than this program sees"):
         examine_workers(["--output", str(tmp_path), HERE])
+
+
+@pytest.fixture
+def worker_pool() -> Iterator[str]:
+    """The address of Beam's worker pool, which Flink's task managers use too, in an environment of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    pool = subprocess.Popen(
+        [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        limit = time.monotonic() + LIMIT_S
+        while not _answers(port) and time.monotonic() < limit and pool.poll() is None:
+            time.sleep(0.05)
+        yield f"localhost:{port}"
+    finally:
+        os.killpg(pool.pid, signal.SIGKILL)
+        pool.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_workers_of_a_pool(
+    prism: Path, worker_pool: str, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of this program reaches them but the job; their reports come back through the output."""
+    monkeypatch.setattr(doctor, "_HOLD_S", 0.001)
+    external = ("--environment_type=EXTERNAL", f"--environment_config={worker_pool}")
+    arguments = ["--manifest", str(manifest), "--output", str(tmp_path / "out"), "--", "--runner=PrismRunner"]
+    found = examine_workers([*arguments, f"--prism_location={prism}", *external])
+    (report,) = found.reports
+    assert report.pid != os.getpid()
+    assert report.faults == {}
+    assert set(report.threads.values()) == {1}
+    assert report.variables["OMP_NUM_THREADS"] == "1"
+    assert found.healthy
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
