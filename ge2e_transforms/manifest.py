@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 from ge2e_transforms.errors import BadRowError, DataError, LedgerRow, ManifestError
 from ge2e_transforms.manifest_lines import Lines, csv_records, text_records
-from ge2e_transforms.utterance import COLUMNS, Utterance, check_utterance, is_url, shown, utterance
+from ge2e_transforms.utterance import COLUMNS, Utterance, check_utterance, file_of, is_url, shown, utterance
 
 __all__ = ["COLUMNS", "Utterance", "check_utterance", "read_rows", "write_manifest"]
 
@@ -311,7 +311,7 @@ def _relative_to(manifest: Path) -> Callable[[str], str]:
     def placed(location: str) -> str:
         if is_url(location):
             return location
-        head, slash, name = location.rpartition("/")
-        return from_here(head + slash) + name
+        head, slash, _ = file_of(location).rpartition("/")
+        return from_here(head + slash) + location[len(head + slash) :]
 
     return placed

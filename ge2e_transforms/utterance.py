@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+from ge2e_transforms.archives import split_member
 from ge2e_transforms.errors import BadRowError, EmptySpeakerError
 from ge2e_transforms.schema import SPLIT_NAME, SPLIT_ORDER
 
@@ -23,7 +24,8 @@ _Bytes: TypeAlias = bytes  # `bytes` is a field within the class
 class Utterance(NamedTuple):
     """One usable row of a manifest.
 
-    audio_path: as written: relative to the manifest's folder, absolute, or a URL.
+    audio_path: as written: relative to the manifest's folder, absolute, or a URL; in an archive it goes on with
+        '#' and the member's name.
     speaker_id: as written; never empty.
     namespace: population that the speaker id counts in, without '/'; by default the row's source.
     utterance_id: unique within a speaker; by default the path, with offset, duration and channel where the
@@ -82,9 +84,16 @@ def audio_location(manifest: str, audio_path: str) -> str:
     if scheme is None:
         return os.path.join(os.path.dirname(manifest), audio_path)  # noqa: PTH118, PTH120 (far faster)
     bucket, _, key = manifest[scheme.end() :].partition("/")
+    file = file_of(audio_path)
     # Object stores take '..' literally; the leading '/' keeps it from climbing out of the bucket.
-    path = posixpath.normpath("/" + posixpath.join(posixpath.dirname(key), audio_path))
-    return scheme[0] + bucket + path
+    path = posixpath.normpath("/" + posixpath.join(posixpath.dirname(key), file))
+    return scheme[0] + bucket + path + audio_path[len(file) :]
+
+
+def file_of(location: str) -> str:
+    """What of an audio location is the file: all of it, but the archive of one inside of an archive."""
+    inside = split_member(location)
+    return location if inside is None else inside[0]
 
 
 def is_url(path: str) -> bool:

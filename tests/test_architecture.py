@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "checks",
+    "archive_index",
+    "archives",
     "config",
     "schema",
     "rng",
@@ -239,10 +241,11 @@ def test_every_file_has_its_tests():
     names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
     # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
     # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
-    # utterances with whole.
+    # utterances with whole, indexes of archives with archives.
     without = {
         "errors",
         "checks",
+        "archive_index",
         "__init__",
         "codec_samples",
         "decoders",

@@ -487,6 +487,25 @@ def test_paths_point_at_the_same_audio(tmp_path: Path) -> None:
     assert paths == ["below.wav", "../audio/beside.wav", "/elsewhere/far.wav", "../audio/read.wav"]
 
 
+def test_members_of_archives_are_written_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    rows = [
+        Utterance(f"{tmp_path}/lists/a.tar#./x/../y.wav", "s", "n", "1", "x"),
+        Utterance(f"{tmp_path}/audio/./b.zip#/x//y.wav", "s", "n", "2", "x"),
+        Utterance("../audio/c.tar#y.wav", "s", "n", "3", "x", manifest=f"{tmp_path}/other/m.csv"),
+        Utterance("gs://bucket/d.tar#./y.wav", "s", "n", "4", "x"),
+        Utterance(f"{tmp_path}/audio/take#1/../e.wav", "s", "n", "5", "x"),
+    ]
+    manifest = tmp_path / "lists" / "m.csv"
+    write_manifest(manifest, rows)
+    again = utterances(manifest.read_bytes(), str(manifest))
+    assert [row.audio_path for row in again] == [
+        "a.tar#./x/../y.wav", "../audio/b.zip#/x//y.wav", "../audio/c.tar#y.wav", "gs://bucket/d.tar#./y.wav",
+        "../audio/e.wav",
+    ]  # fmt: skip
+    assert again[0].location == f"{tmp_path}/lists/a.tar#./x/../y.wav"
+
+
 def test_paths_go_up_from_the_real_folder(tmp_path: Path) -> None:
     """A manifest in a linked folder: '..' is taken from where the link points to."""
     (tmp_path / "deep" / "er").mkdir(parents=True)

@@ -72,6 +72,13 @@ def test_default_id_tells_segments_of_a_recording_apart(columns: dict[str, str],
         ("s3://bucket/m.csv", "../../other/b.wav", "s3://bucket/other/b.wav"),
         ("gs://bucket/m.csv", "s3://other/b.wav", "s3://other/b.wav"),
         ("gs://bucket/m.csv", "/local/b.wav", "/local/b.wav"),
+        ("/data/m.csv", "a.tar#./b/../c.wav", "/data/a.tar#./b/../c.wav"),
+        ("/data/m.csv", "../a.zip#b.wav", "/data/../a.zip#b.wav"),
+        ("m.csv", "a.tar#b//c.wav", "a.tar#b//c.wav"),
+        ("gs://bucket/lists/m.csv", "../audio/./a.TAR#./b/../c.wav", "gs://bucket/audio/a.TAR#./b/../c.wav"),
+        ("s3://bucket/lists/m.csv", "a.zip#/b//c.wav", "s3://bucket/lists/a.zip#/b//c.wav"),
+        ("s3://bucket/lists/m.csv", "a.tar#b/", "s3://bucket/lists/a.tar#b/"),
+        ("s3://bucket/lists/m.csv", "a#1/../b.wav", "s3://bucket/lists/b.wav"),
     ],
 )
 def test_location(manifest: str, audio: str, expected: str) -> None:
