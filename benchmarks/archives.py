@@ -32,7 +32,7 @@ class File:
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._descriptor).st_size
+        self.size = self.version = os.fstat(self._descriptor).st_size
         self.reads = self.bytes = 0
 
     def read_at(self, offset: int, length: int) -> bytes:

@@ -36,7 +36,13 @@ from ge2e_transforms.errors import (
 class RandomAccess(Protocol):
     """One open archive; threads may share it."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def version(self) -> object:
+        """Another one when the archive was replaced: its size, and time of change where that is known."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on, fewer only at the end; OSError for trouble that may pass."""
@@ -108,15 +114,10 @@ class Fault(NamedTuple):
 
 
 class Index:
-    """Members of one archive by name, sorted; about 40 bytes a member and its name.
+    """Members of one archive by name, sorted; about 40 bytes a member and its name."""
 
-    Attributes:
-        archive_size: bytes of the archive when it was read.
-    """
-
-    def __init__(self, entries: dict[str, Entry], archive_size: int, fault: Fault | None = None) -> None:
+    def __init__(self, entries: dict[str, Entry], fault: Fault | None = None) -> None:
         ordered = sorted((_encoded(name), entry) for name, entry in entries.items())
-        self.archive_size = archive_size
         self._fault = fault
         self._names = b"".join(name + b"\0" for name, _ in ordered)
         self._starts = np.cumsum([0, *(len(name) + 1 for name, _ in ordered)])
@@ -192,7 +193,7 @@ def index_tar(archive: RandomAccess, location: str) -> Index:
             fault = _end_of(stream, tar.offset)
         except _FAULTS as error:
             fault = _fault_at(tar.offset, archive.size, str(error))
-    return Index(entries, archive.size, fault)
+    return Index(entries, fault)
 
 
 def _walk(tar: TarFile, entries: dict[str, Entry]) -> None:
@@ -252,7 +253,7 @@ def index_zip(archive: RandomAccess, location: str) -> Index:
         if stream.error is not None:  # zipfile takes it for the fault of the file
             raise stream.error from None
         raise _not_an_archive(archive, location, "zip", error) from error
-    return Index(entries, archive.size)
+    return Index(entries)
 
 
 def _zip_entry(member: ZipInfo) -> Entry:

@@ -113,13 +113,13 @@ class Archives:
             yield opened, entry
 
     def _index(self, archive: str, opened: RandomAccess) -> Index:
-        """Made once, however many threads ask, and again when the archive has another size."""
+        """Made once, however many threads ask, and again when the archive is another one."""
         with self._lock:
             slot = self._slots.setdefault(archive, _Slot())
             self._slots.move_to_end(archive)
         with slot.lock:
-            if slot.index is None or slot.index.archive_size != opened.size:
-                slot.index = None
+            if slot.index is None or slot.version != opened.version:
+                slot.index, slot.version = None, opened.version
                 slot.index = (index_zip if _is_zip(archive) else index_tar)(opened, archive)
                 self._make_room()
             return slot.index
@@ -137,6 +137,7 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.index: Index | None = None
+        self.version: object = None
 
     @property
     def members(self) -> int:

@@ -23,7 +23,7 @@ import ge2e_transforms
 from ge2e_transforms.errors import ManifestError, StorageError
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.utterance import Utterance
-from pipeline import hygiene, resources, storage
+from pipeline import hygiene, recordings, resources, storage
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests
 
@@ -193,7 +193,9 @@ def _recipe_digest(job: JobConfig) -> str:
 def _recording(job: JobConfig) -> tuple[str, str]:
     from ge2e_transforms.selftest import decode_row
 
-    found = decode_row(_first_row(job.manifests), job.recipe.audio, storage.audio_source)
+    row = _first_row(job.manifests)
+    with recordings.reading([row.location]) as open_audio:
+        found = decode_row(row, job.recipe.audio, open_audio)
     return f"{found.location}, {found.seconds:.2f} s", found.digest
 
 

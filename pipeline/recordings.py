@@ -6,12 +6,17 @@ or may not be read is the row's fault and goes to the ledger.
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import stat
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from ge2e_transforms import stores
+from ge2e_transforms.archives import Archives, RandomAccess, split_member
 from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
 from ge2e_transforms.read_ahead import ReadAhead, Source
 from ge2e_transforms.shards import AudioSource
@@ -24,12 +29,17 @@ _DENIED = re.compile(r"ACCESS_DENIED|PERMISSION_DENIED|HTTP status 403")
 @contextmanager
 def reading(order: Sequence[str]) -> Iterator[AudioSource]:
     """A function from locations to paths or bytes, for recordings that are asked for in this order."""
-    remote = [location for location in order if not storage.is_local(location)]
-    if not remote:
+    _opened.cache_clear()  # an archive may have been replaced meanwhile
+    apart = [location for location in order if not _is_plain(location)]
+    if not apart:
         yield lambda location: location
         return
-    with ReadAhead(open_source, remote) as read:
-        yield lambda location: location if storage.is_local(location) else read(location)
+    with ReadAhead(open_source, apart) as read:
+        yield lambda location: location if _is_plain(location) else read(location)
+
+
+def _is_plain(location: str) -> bool:
+    return storage.is_local(location) and split_member(location) is None
 
 
 class _Object(NamedTuple):
@@ -51,16 +61,28 @@ class _File(NamedTuple):
         return storage.read_bytes(self.location)
 
 
+class _Member(NamedTuple):
+    archive: str
+    member: str
+    size: int
+
+    def read(self) -> bytes:
+        return _ARCHIVES.read(self.archive, self.member)
+
+
 def open_source(location: str) -> Source:
-    """A recording that is not a local file.
+    """A recording that is not a plain local file: an object, or a member of an archive.
 
     Raises:
-        MissingAudioError: there is no such object.
-        UnreadableAudioError: the store lets nobody with these credentials read it.
+        DataError: MissingAudioError, UnreadableAudioError (the store lets nobody with these credentials read it), and
+            for archives whatever `Archives.read` finds wrong with it.
         StorageError: the store refuses for a reason that concerns more than this recording.
         OSError: trouble that may pass.
     """
     try:
+        inside = split_member(location)
+        if inside is not None:
+            return _Member(*inside, _ARCHIVES.size(*inside))
         found = stores.locate(location)
         if found is not None:
             store, path = found
@@ -77,3 +99,51 @@ def open_source(location: str) -> Source:
         if _DENIED.search(str(error)):
             raise UnreadableAudioError(f"{location}: may not be read ({error}): check its permissions") from None
         raise StorageError(str(error)) from error
+
+
+class _LocalArchive:
+    """A regular file, read by position; closed when nobody has it any more."""
+
+    def __init__(self, path: str) -> None:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a NUL in a name raises ValueError here)
+            raise UnreadableAudioError(f"{path}: expected a regular file, got a directory, device, pipe or socket")
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        status = os.fstat(self._descriptor)
+        self.size, self.version = status.st_size, (status.st_size, status.st_mtime_ns, status.st_ino)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        parts = []
+        while length > 0 and (part := os.pread(self._descriptor, length, offset)):
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return b"".join(parts)
+
+
+class _StoredArchive:
+    def __init__(self, url: str) -> None:
+        found = stores.locate(url)
+        if found is None:
+            raise UnreadableAudioError(
+                f"{url}: archives are read from local disks, s3:// and gs:// only"
+            )
+        store, path = found
+        self.version = store.info(path)
+        self._opened = store.open(path)
+        self.size, self.read_at = self._opened.size, self._opened.read_at
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(archive: str) -> RandomAccess:
+    if storage.is_local(archive):
+        return _LocalArchive(archive)
+    return _StoredArchive(archive)
+
+
+@contextmanager
+def _open_archive(archive: str) -> Iterator[RandomAccess]:
+    yield _opened(archive)
+
+
+# What archives hold is looked up once per process.
+_ARCHIVES = Archives(_open_archive)

@@ -21,7 +21,7 @@ from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.schema import shard_files
 from ge2e_transforms.shards import ShardWriter, in_order, recordings_of
-from ge2e_transforms.utterance import Utterance, audio_location
+from ge2e_transforms.utterance import Utterance, audio_location, file_of
 from pipeline import hygiene, metrics, recordings, storage
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
@@ -85,7 +85,7 @@ def _faulty(done: dict[str, Any]) -> list[str]:
     """Recordings that were rejected, and those that were filtered from a shard that holds nothing else."""
     rows = [LedgerRow(*entry) for entry in done["ledger"]]
     lost = [row for row in rows if row.stage != "manifest" and (row.kind == "rejected" or not done["utterances"])]
-    return sorted({audio_location(row.manifest, row.audio_path) for row in lost})
+    return sorted({file_of(audio_location(row.manifest, row.audio_path)) for row in lost})
 
 
 def _states(locations: Iterable[str]) -> dict[str, list[int] | None]:

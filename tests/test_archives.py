@@ -41,7 +41,7 @@ class LocalFile:
 
     def __init__(self, path: str, reads: list[tuple[int, int]]) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._descriptor).st_size
+        self.size = self.version = os.fstat(self._descriptor).st_size
         self._reads = reads
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -308,7 +308,7 @@ def refused(content: bytes, name: str, member: str, kind: type[DataError], **lim
     """The message of the error that reading a member gives."""
 
     class Memory:
-        size = len(content)
+        size = version = len(content)
 
         def read_at(self, offset: int, length: int) -> bytes:
             return content[offset : offset + length]
@@ -506,7 +506,7 @@ def test_whatever_is_damaged_the_error_is_named(ending: str, flips: list[tuple[i
     damaged = bytes(content[: None if cut is None else cut % len(content)])
 
     class Memory:
-        size = len(damaged)
+        size = version = len(damaged)
 
         def read_at(self, offset: int, length: int) -> bytes:
             return damaged[offset : offset + length]

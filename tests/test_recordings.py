@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import s3_server
@@ -103,3 +106,51 @@ def test_refusals(s3: S3Server, text: str, error: type[Exception], monkeypatch: 
     monkeypatch.setattr(stores.Store, "open", refuse)
     with pytest.raises(error):
         recordings.open_source(url("1.wav"))
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+MEMBERS = {f"spk/{number}.wav": b"RIFF%d" % number for number in range(20)}
+
+
+@pytest.mark.parametrize("place", ["disk", "store"])
+def test_members_of_archives(place: str, s3: S3Server, tmp_path: Path) -> None:
+    if place == "disk":
+        (tmp_path / "a.tar").write_bytes(tar_of(MEMBERS))
+        root = f"{tmp_path}/a.tar"
+    else:
+        s3.put("archives/a.tar", tar_of(MEMBERS))
+        root = f"s3://{BUCKET}/archives/a.tar"
+    order = [f"{root}#{name}" for name in MEMBERS]
+    with recordings.reading(order) as source:
+        assert [source(name) for name in order] == list(MEMBERS.values())
+    with recordings.reading([f"{root}#spk/x.wav"]) as source, pytest.raises(MissingAudioError, match=r"spk/x\.wav"):
+        source(f"{root}#spk/x.wav")
+    with pytest.raises(MissingAudioError, match="no such archive"):
+        recordings.open_source(f"{root[:-5]}b.tar#x")
+
+
+def test_an_archive_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of({"x.wav": b"old"}))
+    for content in (b"old", b"new, and longer than a block" * 40):
+        new = tmp_path / "new.tar"
+        new.write_bytes(tar_of({"x.wav": content}))
+        new.replace(path)
+        with recordings.reading([f"{path}#x.wav"]) as source:
+            assert source(f"{path}#x.wav") == content
+
+
+def test_places_where_archives_are_not_read(tmp_path: Path, memory: type[MemoryStore]) -> None:
+    (tmp_path / "folder.tar").mkdir()
+    for location in (f"{tmp_path}/folder.tar#x", "memory://b/a.tar#x"):
+        with pytest.raises(UnreadableAudioError):
+            recordings.open_source(location)
