@@ -29,7 +29,7 @@ _RANGES = 16  # in flight for one whole object: 128 MiB of memory at most
 # What a store's client tries by itself before we see an error (with pauses of up to 1, 2, 4 ... 20 s), and our pauses
 # between rounds of that. A store that is busy or down for half a minute stops nothing.
 _CLIENT_TRIES = 3
-_PAUSES_S = (0.5, 2.0, 8.0)
+_PAUSES_S = (0.5, 2.0, 8.0, 20.0)
 _GCS_TRY_S = 10
 # Errors that no second try mends.
 _FINAL = re.compile(

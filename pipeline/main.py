@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,14 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from ge2e_transforms.errors import CommitError
+from ge2e_transforms.errors import CommitError, Ge2eError, StorageError
 from ge2e_transforms.schema import METADATA_FILE
+from ge2e_transforms.stores import StoreError
 from pipeline import graph, hygiene, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests
+
+_STORE_ERROR = re.compile(rf"{StoreError.__module__}\.{StoreError.__name__}: (.+)")
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,23 @@ def _named_errors(job: JobConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        try:
-            verdict.raise_if_any(job.output, job.token)
-        except Exception as own:
-            verdict.forget(job.output, job.token)
-            raise own from error
-        raise
+        own = _own_error(job, error)
+        if own is None:
+            raise
+        raise own from error
+
+
+def _own_error(job: JobConfig, error: Exception) -> Ge2eError | None:
+    # A store that was down left no verdict, as it may be up again; but runners pass on what was told of it.
+    down = [str(error)] if isinstance(error, StoreError) else _STORE_ERROR.findall(str(error))
+    try:
+        verdict.raise_if_any(job.output, job.token)
+    except Ge2eError as own:
+        verdict.forget(job.output, job.token)
+        return own
+    except StoreError as still:
+        down = down or [str(still)]
+    if not down:
+        return None
+    told = down[-1].partition(" [while running ")[0]
+    return StorageError(f"{told}. Run the same command again: finished shards are kept")

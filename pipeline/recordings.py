@@ -124,9 +124,7 @@ class _StoredArchive:
     def __init__(self, url: str) -> None:
         found = stores.locate(url)
         if found is None:
-            raise UnreadableAudioError(
-                f"{url}: archives are read from local disks, s3:// and gs:// only"
-            )
+            raise UnreadableAudioError(f"{url}: archives are read from local disks, s3:// and gs:// only")
         store, path = found
         self.version = store.info(path)
         self._opened = store.open(path)

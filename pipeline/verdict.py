@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ge2e_transforms import errors
+from ge2e_transforms import errors, stores
 from pipeline import storage
 
 # Where Beam's workers log an exception: once in the function, once in the bundle.
@@ -40,7 +40,9 @@ def recorded(output: str, token: str) -> Iterator[None]:
 def _is_unnamed(record: logging.LogRecord) -> bool:
     """Our errors are told by the program, in one line; the runner's tracebacks of them only hide it."""
     cause = record.exc_info[1] if record.exc_info else None
-    return not isinstance(cause, errors.Ge2eError) and f"{errors.__name__}." not in record.getMessage()
+    text = record.getMessage()
+    named = any(f"{module.__name__}." in text for module in (errors, stores))
+    return not named and not isinstance(cause, errors.Ge2eError | stores.StoreError)
 
 
 def raise_if_any(output: str, token: str) -> None:
