@@ -1,0 +1,271 @@
+"""Time and memory of the planning half of `ge2e run`: manifest to rows grouped by shard, with no audio behind them.
+
+    python benchmarks/planning.py [--points 1000000x7000 1000000x300000] [--workers 1] [--folder DIR] [--rounds 1]
+
+For each point (rows x speakers) a manifest is written that looks like one of LibriSpeech, and the stages ReadManifest,
+PlanDataset and GroupByShard run as they are on Beam's local runner, in a program of their own. In place of WriteShards
+stands a step that counts the rows of a shard and takes their checksum. `--workers 2` runs worker processes as
+`ge2e run` does. Prints tables for docs/scale.md and writes `benchmarks/results/planning.json` (or --json).
+
+- read: the manifest to rows, and the first sum of lengths by speaker, which Beam fuses with it.
+- plan: totals by speaker to the plan.
+- assign: every row to its shard; group: the runner's own sorting of rows into shards, and the step that counts them.
+- memory: the high-water mark of each process (`VmHWM`), and the resident size of the program after each part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import pickle
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from memory import watch
+
+_ROOT = Path(__file__).parent.parent
+_HEADER = (
+    "audio_path,speaker_id,namespace,utterance_id,source,subset,split,session_id,channel,offset_s,duration_s,bytes\n"
+)
+_PARTS = ("read", "plan", "assign", "group")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    points = ["1000000x7000", "1000000x300000", "10000000x7000", "10000000x300000"]
+    parser.add_argument("--points", nargs="+", default=points, help="rows x speakers")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--files", type=int, default=1, help="manifests that the rows are dealt to")
+    parser.add_argument("--folder", type=Path, help="keeps the manifests; default: a temporary one")
+    parser.add_argument("--json", type=Path, default=_ROOT / "benchmarks" / "results" / "planning.json")
+    parser.add_argument("--child", metavar="MANIFESTS", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(run_stages(args.child, args.workers, args.folder)))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        rows = [measure(point, args, folder) for point in args.points]
+    report(rows)
+    args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    names = ("rows", "speakers", "workers", "shards", "wall_s", *(f"{part}_s" for part in _PARTS), "peak_mib")
+    names += ("us_per_row", "shuffle_bytes_per_row", "total_bytes_per_speaker", "plan_bytes")
+    print("| " + " | ".join(name.replace("_", " ") for name in names) + " |")
+    print("|" + "---|" * len(names))
+    for row in rows:
+        print("| " + " | ".join(f"{row[name]:,}" for name in names) + " |")
+
+
+def measure(point: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Medians over the rounds of one point."""
+    rows, speakers = map(int, point.split("x"))
+    manifests = write_manifests(folder / f"{point}-{args.files}", rows, speakers, args.files)
+    runs = [run_child(manifests, args.workers) for _ in range(args.rounds)]
+    result: dict[str, Any] = {"rows": rows, "speakers": speakers, "workers": args.workers, "manifests": args.files}
+    for name, value in runs[0].items():
+        result[name] = round(statistics.median(run[name] for run in runs), 3) if not isinstance(value, dict) else value
+    result["us_per_row"] = round(result["wall_s"] * 1e6 / rows, 2)
+    return {**result, "rounds": runs if len(runs) > 1 else []}
+
+
+def write_manifests(folder: Path, rows: int, speakers: int, files: int) -> list[str]:
+    """Rows of `speakers` of unequal size in the order of a tree of files, with durations of 2 to 17 s."""
+    paths = [folder / f"part-{number:03d}.csv" for number in range(files)]
+    if all(path.exists() for path in paths):
+        return list(map(str, paths))
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(f"{rows} {speakers}")
+    weights = [draw.lognormvariate(0, 0.6) for _ in range(speakers)]
+    scale = (rows - speakers) / sum(weights)
+    counts = [1 + int(weight * scale) for weight in weights]
+    for _ in range(rows - sum(counts)):
+        counts[draw.randrange(speakers)] += 1
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(path.open("w")) for path in paths]
+        for stream in streams:
+            stream.write(_HEADER)
+        for speaker, count in enumerate(counts):
+            streams[speaker * files // speakers].writelines(_rows_of(speaker, count, draw))
+    return list(map(str, paths))
+
+
+def _rows_of(speaker: int, count: int, draw: random.Random) -> Iterator[str]:
+    name = f"{speaker + 10_000:07d}"
+    for number in range(count):
+        chapter = 100_000 + speaker * 7 % 500_000 + number // 40
+        utterance = f"{name}-{chapter}-{number % 40:04d}"
+        seconds = draw.triangular(2, 17, 6)  # mean 8.3
+        path = f"train-clean-100/{name}/{chapter}/{utterance}.flac"
+        yield (
+            f"{path},{name},libri,{utterance},librispeech,train-clean-100,,{chapter},,,{seconds:.3f},"
+            f"{int(seconds * 20_000)}\n"
+        )
+
+
+def run_child(manifests: list[str], workers: int) -> dict[str, Any]:
+    """One run in a program of its own; all its processes are watched."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--child", os.pathsep.join(manifests), "--workers", str(workers)]
+        environment = {**os.environ, "PYTHONPATH": f"{_ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        process = subprocess.Popen(
+            [*command, "--folder", folder], stdout=subprocess.PIPE, env=environment, text=True, cwd=_ROOT
+        )
+        marks: dict[int, int] = {}
+        stop = threading.Event()
+        watcher = threading.Thread(target=watch, args=(process.pid, marks, stop))
+        watcher.start()
+        output, _ = process.communicate()
+        stop.set()
+        watcher.join()
+        if process.returncode:
+            raise SystemExit(f"the run failed with status {process.returncode}")
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    result["peak_mib"] = round(max(sum(marks.values()) / 1024, result["peak_mib"]))
+    return result
+
+
+# The program that is measured.
+
+
+def count_rows(element: tuple[int, Iterable[bytes]]) -> tuple[int, int, int]:
+    """In place of WriteShards: (rows, their bytes, a checksum of all) of one shard, in constant memory."""
+    import zlib
+
+    rows = size = check = 0
+    for row in element[1]:
+        if row:
+            rows, size, check = rows + 1, size + len(row), check ^ zlib.crc32(row)
+    return rows, size, check
+
+
+class Clock(logging.Handler):
+    """Takes time and memory when the runner begins a stage, which it logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages: list[tuple[float, str, float]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("Running bundle for stage"):
+            self.stages.append((time.monotonic(), str(record.args[0]), status_mib("VmRSS")))  # type: ignore[index]
+
+
+def status_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024)
+
+
+def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from ge2e_transforms.config import Recipe
+    from ge2e_transforms.planning import PlanConfig
+    from pipeline import local
+    from pipeline.options import JobConfig
+    from pipeline.plan import GroupByShard, PlanDataset
+    from pipeline.read import ROWS, SUMMARIES, ReadManifest
+
+    job = JobConfig(tuple(manifests.split(os.pathsep)), str(folder), Recipe(), PlanConfig(), token="benchmark")
+    mode = "in_memory" if workers == 1 else "multi_processing"
+    options = PipelineOptions(
+        ["--runner=FnApiRunner", f"--direct_num_workers={workers}", f"--direct_running_mode={mode}"]
+    )
+    clock = Clock()
+    logger = logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner.run_bundle")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.addHandler(clock)
+    imported = status_mib("VmRSS")
+    began = time.monotonic()
+    runner = local.worker_processes(options, folder / "workers.log")
+    with beam.Pipeline(runner=runner, options=options) as pipeline:
+        read = pipeline | "ReadManifest" >> ReadManifest(job)
+        plan = (read[ROWS], read[SUMMARIES]) | "PlanDataset" >> PlanDataset(job)
+        shards = (read[ROWS], plan) | "GroupByShard" >> GroupByShard()
+        counted = shards | "CountRows" >> beam.Map(count_rows) | "Counts" >> beam.combiners.ToList()
+        _ = counted | "WriteCounts" >> beam.Map(write_counts, str(folder / "counts.json"))
+        _ = plan | "WritePlan" >> beam.Map(write_plan, str(folder / "plan.pickle"))
+    ended = time.monotonic()
+    peak = status_mib("VmHWM")
+    return {**timed(clock.stages, began, ended), **described(folder), "imported_mib": imported, "peak_mib": peak}
+
+
+def write_counts(counts: list[tuple[int, int, int]], path: str) -> None:
+    Path(path).write_text(json.dumps(counts))
+
+
+def write_plan(plan: Any, path: str) -> None:
+    Path(path).write_bytes(pickle.dumps(plan))
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What crossed the shuffles, as the coders of the two GroupByKeys write it."""
+    from apache_beam import coders
+
+    from ge2e_transforms.planning import SpeakerTotal
+    from pipeline.plan import SpeakerKey
+
+    counts = json.loads((folder / "counts.json").read_text())
+    content = (folder / "plan.pickle").read_bytes()
+    plan = pickle.loads(content)
+    rows, size = sum(count[0] for count in counts), sum(count[1] for count in counts)
+    key = coders.registry.get_coder(int).get_impl()
+    keys = sum(count[0] * len(key.encode_nested(number)) for number, count in enumerate(counts))
+    lengths = sum(count[0] for count in counts) * (2 if size // rows > 127 else 1)  # of each row's bytes, a varint
+    total = coders.registry.get_coder(tuple[SpeakerKey, int]).get_impl()
+    example = SpeakerTotal("libri/0010000", "", "librispeech", 8000)
+    check = 0
+    for count in counts:
+        check ^= count[2]
+    return {
+        "shards": len(counts),
+        "rows_counted": rows,
+        "checksum": check,
+        "row_bytes": round(size / rows, 1),
+        "shuffle_bytes_per_row": round((size + keys + lengths) / rows, 1),
+        "total_bytes_per_speaker": len(total.encode(((example.speaker, "", example.source), example.milliseconds))),
+        "plan_bytes": len(content),
+        "plan_speakers": sum(plan.speakers.values()),
+    }
+
+
+def timed(stages: list[tuple[float, str, float]], began: float, ended: float) -> dict[str, Any]:
+    """Seconds of each part, by the transforms that a stage consists of."""
+    marks = [*stages, (ended, "", status_mib("VmRSS"))]
+    seconds = dict.fromkeys(_PARTS, 0.0)
+    memory = dict.fromkeys(_PARTS, 0.0)
+    for (start, name, _), (end, _, after) in zip(marks, marks[1:], strict=False):
+        part = _part_of(name)
+        seconds[part] += end - start
+        memory[part] = max(memory[part], after)
+    result: dict[str, Any] = {f"{part}_s": round(taken, 2) for part, taken in seconds.items()}
+    result["wall_s"] = round(ended - began, 2)
+    result["rss_after_mib"] = memory
+    return result
+
+
+def _part_of(stage: str) -> str:
+    for sign, part in (("CountRows", "group"), ("WriteCounts", "group"), ("AssignShards", "assign"), ("Spread", "read")):
+        if sign in stage:
+            return part
+    return "plan" if "PlanDataset" in stage or "WritePlan" in stage else "read"
+
+
+if __name__ == "__main__":
+    main()
