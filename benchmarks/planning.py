@@ -9,7 +9,8 @@ stands a step that counts the rows of a shard and takes their checksum. `--worke
 
 - read: the manifest to rows, and the first sum of lengths by speaker, which Beam fuses with it.
 - plan: totals by speaker to the plan.
-- assign: every row to its shard; group: the runner's own sorting of rows into shards, and the step that counts them.
+- assign: every row to its shard; group: the runner's own sorting of rows into shards, and the step that counts them,
+  of which unpack is what WriteShards would do to read its rows.
 - memory: the high-water mark of each process (`VmHWM`), and the resident size of the program after each part.
 """
 
@@ -17,8 +18,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import itertools
 import json
 import logging
+import operator
 import os
 import pickle
 import random
@@ -28,6 +32,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,8 +68,8 @@ def main() -> None:
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    names = ("rows", "speakers", "workers", "shards", "wall_s", *(f"{part}_s" for part in _PARTS), "peak_mib")
-    names += ("us_per_row", "shuffle_bytes_per_row", "total_bytes_per_speaker", "plan_bytes")
+    names = ("rows", "speakers", "workers", "shards", "wall_s", *(f"{part}_s" for part in _PARTS), "unpack_s")
+    names += ("peak_mib", "us_per_row", "shuffle_bytes_per_row", "plan_bytes")
     print("| " + " | ".join(name.replace("_", " ") for name in names) + " |")
     print("|" + "---|" * len(names))
     for row in rows:
@@ -142,15 +147,18 @@ def run_child(manifests: list[str], workers: int) -> dict[str, Any]:
 # The program that is measured.
 
 
-def count_rows(element: tuple[int, Iterable[bytes]]) -> tuple[int, int, int]:
-    """In place of WriteShards: (rows, their bytes, a checksum of all) of one shard, in constant memory."""
-    import zlib
+def count_rows(element: tuple[int, Iterable[bytes]]) -> dict[str, Any]:
+    """In place of WriteShards: what one shard was given, unpacked as WriteShards does, in constant memory."""
+    from ge2e_transforms.row_chunks import unpack
 
-    rows = size = check = 0
-    for row in element[1]:
-        if row:
-            rows, size, check = rows + 1, size + len(row), check ^ zlib.crc32(row)
-    return rows, size, check
+    began = time.perf_counter()
+    rows = size = parcels = check = 0
+    for parcel in element[1]:
+        parcels, size = parcels + 1, size + len(parcel)
+        for row in unpack(parcel):
+            rows, check = rows + 1, check ^ zlib.crc32(row.utterance_id.encode())
+    seconds = time.perf_counter() - began
+    return {"rows": rows, "bytes": size, "parcels": parcels, "check": check, "seconds": seconds}
 
 
 class Clock(logging.Handler):
@@ -179,7 +187,7 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
     from pipeline import local
     from pipeline.options import JobConfig
     from pipeline.plan import GroupByShard, PlanDataset
-    from pipeline.read import ROWS, SUMMARIES, ReadManifest
+    from pipeline.read import LENGTHS, ROWS, SUMMARIES, ReadManifest
 
     job = JobConfig(tuple(manifests.split(os.pathsep)), str(folder), Recipe(), PlanConfig(), token="benchmark")
     mode = "in_memory" if workers == 1 else "multi_processing"
@@ -196,7 +204,7 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
     runner = local.worker_processes(options, folder / "workers.log")
     with beam.Pipeline(runner=runner, options=options) as pipeline:
         read = pipeline | "ReadManifest" >> ReadManifest(job)
-        plan = (read[ROWS], read[SUMMARIES]) | "PlanDataset" >> PlanDataset(job)
+        plan = (read[LENGTHS], read[SUMMARIES]) | "PlanDataset" >> PlanDataset(job)
         shards = (read[ROWS], plan) | "GroupByShard" >> GroupByShard()
         counted = shards | "CountRows" >> beam.Map(count_rows) | "Counts" >> beam.combiners.ToList()
         _ = counted | "WriteCounts" >> beam.Map(write_counts, str(folder / "counts.json"))
@@ -206,7 +214,7 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
     return {**timed(clock.stages, began, ended), **described(folder), "imported_mib": imported, "peak_mib": peak}
 
 
-def write_counts(counts: list[tuple[int, int, int]], path: str) -> None:
+def write_counts(counts: list[dict[str, Any]], path: str) -> None:
     Path(path).write_text(json.dumps(counts))
 
 
@@ -218,28 +226,19 @@ def described(folder: Path) -> dict[str, Any]:
     """What crossed the shuffles, as the coders of the two GroupByKeys write it."""
     from apache_beam import coders
 
-    from ge2e_transforms.planning import SpeakerTotal
-    from pipeline.plan import SpeakerKey
-
     counts = json.loads((folder / "counts.json").read_text())
     content = (folder / "plan.pickle").read_bytes()
     plan = pickle.loads(content)
-    rows, size = sum(count[0] for count in counts), sum(count[1] for count in counts)
-    key = coders.registry.get_coder(int).get_impl()
-    keys = sum(count[0] * len(key.encode_nested(number)) for number, count in enumerate(counts))
-    lengths = sum(count[0] for count in counts) * (2 if size // rows > 127 else 1)  # of each row's bytes, a varint
-    total = coders.registry.get_coder(tuple[SpeakerKey, int]).get_impl()
-    example = SpeakerTotal("libri/0010000", "", "librispeech", 8000)
-    check = 0
-    for count in counts:
-        check ^= count[2]
+    rows, size, parcels = (sum(count[name] for count in counts) for name in ("rows", "bytes", "parcels"))
+    pair = coders.registry.get_coder(tuple[int, bytes]).get_impl()
+    framing = parcels * (len(pair.encode((len(counts), bytes(1000)))) - 1000)  # key and length of a parcel
     return {
         "shards": len(counts),
         "rows_counted": rows,
-        "checksum": check,
-        "row_bytes": round(size / rows, 1),
-        "shuffle_bytes_per_row": round((size + keys + lengths) / rows, 1),
-        "total_bytes_per_speaker": len(total.encode(((example.speaker, "", example.source), example.milliseconds))),
+        "checksum": functools.reduce(operator.xor, (count["check"] for count in counts)),
+        "unpack_s": round(sum(count["seconds"] for count in counts), 2),
+        "parcels": parcels,
+        "shuffle_bytes_per_row": round((size + framing) / rows, 1),
         "plan_bytes": len(content),
         "plan_speakers": sum(plan.speakers.values()),
     }
@@ -250,7 +249,7 @@ def timed(stages: list[tuple[float, str, float]], began: float, ended: float) ->
     marks = [*stages, (ended, "", status_mib("VmRSS"))]
     seconds = dict.fromkeys(_PARTS, 0.0)
     memory = dict.fromkeys(_PARTS, 0.0)
-    for (start, name, _), (end, _, after) in zip(marks, marks[1:], strict=False):
+    for (start, name, _), (end, _, after) in itertools.pairwise(marks):
         part = _part_of(name)
         seconds[part] += end - start
         memory[part] = max(memory[part], after)
@@ -261,10 +260,11 @@ def timed(stages: list[tuple[float, str, float]], began: float, ended: float) ->
 
 
 def _part_of(stage: str) -> str:
-    for sign, part in (("CountRows", "group"), ("WriteCounts", "group"), ("AssignShards", "assign"), ("Spread", "read")):
-        if sign in stage:
-            return part
-    return "plan" if "PlanDataset" in stage or "WritePlan" in stage else "read"
+    if "CountRows" in stage or "WriteCounts" in stage:
+        return "group"
+    if "AssignShards" in stage:
+        return "assign"
+    return "plan" if "Plan" in stage and "ReadRows" not in stage else "read"
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ class SplitRule(NamedTuple):
     valid_below: int
 
     def split_of(self, speaker: str) -> str:
+        if not self.valid_below:  # nothing is drawn
+            return schema.TRAIN_SPLIT
         value = stable_hash(speaker, self.salt)
         return "test" if value < self.test_below else "valid" if value < self.valid_below else schema.TRAIN_SPLIT
 
@@ -145,12 +147,14 @@ class Plan:
     manifests: tuple[ManifestSummary, ...]
     standing: str = ""  # generation of the dataset that stood in the output when this was planned
 
+    def range_of(self, speaker: str, split: str) -> SpeakerRange:
+        """Where a speaker's rows lie that name this split, or none (then it is drawn)."""
+        ranges = self.ranges[split or self.rule.split_of(speaker)]
+        return ranges[bisect.bisect_right(ranges, speaker, key=lambda entry: entry.first_speaker) - 1]
+
     def shard_of(self, row: Utterance) -> int:
         """Number of a row's shard, counted through all splits."""
-        speaker = row.speaker_key
-        split = row.split or self.rule.split_of(speaker)
-        ranges = self.ranges[split]
-        found = ranges[bisect.bisect_right(ranges, speaker, key=lambda entry: entry.first_speaker) - 1]
+        found = self.range_of(row.speaker_key, row.split)
         if found.parts == 1:
             return found.shard
         return found.shard + stable_hash(row.utterance_id, "part") % found.parts
@@ -252,8 +256,10 @@ def _one_split(speaker: str, splits: set[str]) -> str:
 
 
 def _split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule:
+    if not config.draws:
+        return SplitRule(config.split_salt, 0, 0)
     free = sorted({stable_hash(total.speaker, config.split_salt) for total in totals if not total.split})
-    if config.draws and not free:
+    if not free:
         raise PlanError(
             "the manifests name the split of every speaker, so there is nothing to draw a test or valid split "
             "from: leave out --test_speakers, --test_fraction, --valid_speakers and --valid_fraction, or make the "
@@ -262,7 +268,7 @@ def _split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule
     test_below = _bound(0, free, config.test_speakers, config.test_fraction)
     valid_below = _bound(test_below, free, config.valid_speakers, config.valid_fraction)
     train_named = any(total.split == schema.TRAIN_SPLIT for total in totals)
-    if config.draws and not train_named and valid_below > free[-1]:
+    if not train_named and valid_below > free[-1]:
         raise PlanError(
             f"the test and valid splits would take all of the {len(free)} speakers whose split no manifest names, "
             "but one must remain to train on: ask for fewer test and valid speakers"

@@ -1,8 +1,10 @@
-"""Rows of manifests as they cross a shuffle: packed by the thousand, so that what a runner does for every element
-is done for every thousandth row, and a row takes some 30 bytes instead of 230.
+"""Rows of manifests as they cross a shuffle: packed by the thousand.
 
-A chunk is what a reader packs: a line that says whose rows follow, then a line for the rows of each speaker. So a row
-finds its shard without being decoded. A parcel is what a shard gets: such lines of rows. Both are compressed; an empty
+What a runner does for every element is then done for every thousandth row, and rows, which are much alike, take a
+tenth of their bytes (`benchmarks/planning.py`).
+
+A chunk is what a reader packs: a line that says whose rows follow, then the rows, those of a speaker together. So rows
+find their shard without being decoded. A parcel is what a shard gets: some rows. Both are JSON, compressed; an empty
 parcel has no rows.
 """
 
@@ -10,67 +12,67 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
+from ge2e_transforms import lengths
+from ge2e_transforms.lengths import Lengths
 from ge2e_transforms.planning import Plan, expected_ms
 from ge2e_transforms.utterance import Utterance
-
-# (speaker, split, source), and the expected milliseconds of its rows.
-SpeakerKey: TypeAlias = tuple[str, str, str]
 
 # Rows of a chunk: enough that chunks of a manifest in random order still have some for each of a thousand shards.
 CHUNK_ROWS = 4096
 # Bytes of manifest in a chunk, which bound its memory where rows are long.
 CHUNK_BYTES = 4 << 20
-# The fastest: rows of one manifest are so alike that the slower levels gain little.
+# The fastest: rows of one manifest are so alike that slower levels gain little.
 _LEVEL = 1
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+# Rows are encoded in one call and then told apart by line ends, which JSON escapes within text.
+_encode_rows = json.JSONEncoder(ensure_ascii=False, separators=(",\n", ":"), allow_nan=False).encode
+_FIRST, _BETWEEN, _LAST = "[[", "],\n[", "]]"
 
 
-def pack(rows: Iterable[Utterance], max_seconds: float) -> tuple[bytes, dict[SpeakerKey, int]]:
-    """A chunk, and the expected milliseconds of its rows by speaker, split and source.
+def pack(rows: Iterable[Utterance], max_seconds: float, sums: Lengths) -> bytes:
+    """A chunk.
 
     Args:
-        rows: as many as one chunk should hold.
+        rows: as many as one chunk should hold; at least one.
         max_seconds: a row counts as no longer.
+        sums: the expected milliseconds of the rows are added to it.
     """
     runs: dict[tuple[str, str, str, str], list[Utterance]] = {}
     for row in rows:
         runs.setdefault((row.namespace, row.speaker_id, row.split, row.source), []).append(row)
-    header, lines, lengths = [], [], {}
+    header = []
     for run in runs.values():
-        first = run[0]
-        header.append((first.speaker_key, first.split))
-        lines.append(_encode(run))
-        lengths[first.speaker_key, first.split, first.source] = sum(expected_ms(row, max_seconds) for row in run)
-    return _packed([_encode(header), *lines]), lengths
+        speaker, split = run[0].speaker_key, run[0].split
+        header.append((speaker, split, len(run)))
+        lengths.add(sums, split, run[0].source, [(speaker, sum(expected_ms(row, max_seconds) for row in run))])
+    text = _encode_rows([row for run in runs.values() for row in run])
+    return _compressed(f"{_encode(header)}\n{text}")
 
 
 def place(chunk: bytes, plan: Plan) -> dict[int, bytes]:
     """Parcels of a chunk by the number of their shard."""
-    header, *lines = zlib.decompress(chunk).decode().split("\n")
+    header, _, text = zlib.decompress(chunk).decode().partition("\n")
+    rows = text.removeprefix(_FIRST).removesuffix(_LAST).split(_BETWEEN)
     shards: dict[int, list[str]] = {}
-    for (speaker, split), line in zip(json.loads(header), lines, strict=True):
-        place = plan.range_of(speaker, split)
-        if place.parts == 1:
-            shards.setdefault(place.shard, []).append(line)
+    start = 0
+    for speaker, split, count in json.loads(header):
+        run = rows[start : start + count]
+        start += count
+        found = plan.range_of(speaker, split)
+        if found.parts == 1:
+            shards.setdefault(found.shard, []).extend(run)
         else:
-            for row in _rows(line):
-                shards.setdefault(plan.shard_of(row), []).append(_encode([row]))
-    return {shard: _packed(rows) for shard, rows in shards.items()}
+            for row in run:
+                shards.setdefault(plan.shard_of(Utterance(*json.loads(f"[{row}]"))), []).append(row)
+    return {shard: _compressed(f"{_FIRST}{_BETWEEN.join(kept)}{_LAST}") for shard, kept in shards.items()}
 
 
 def unpack(parcel: bytes) -> Iterator[Utterance]:
     """The rows of a parcel."""
-    if parcel:
-        for line in zlib.decompress(parcel).decode().split("\n"):
-            yield from _rows(line)
+    return map(Utterance._make, json.loads(zlib.decompress(parcel))) if parcel else iter(())
 
 
-def _packed(lines: Sequence[str]) -> bytes:
-    return zlib.compress("\n".join(lines).encode(), _LEVEL)  # JSON escapes line ends within text
-
-
-def _rows(line: str) -> Iterator[Utterance]:
-    return map(Utterance._make, json.loads(line))
+def _compressed(text: str) -> bytes:
+    return zlib.compress(text.encode(), _LEVEL)

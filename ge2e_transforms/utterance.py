@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ge2e_transforms.archives import split_member
 from ge2e_transforms.errors import BadRowError, EmptySpeakerError
@@ -17,8 +16,6 @@ UNNAMED = "unnamed"
 # Above this a float no longer counts in ones, and sums of sizes would leave 64 bits.
 _MAX_NUMBER = 2.0**53
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-_Bytes: TypeAlias = bytes  # `bytes` is a field within the class
 
 
 class Utterance(NamedTuple):
@@ -63,14 +60,6 @@ class Utterance(NamedTuple):
     def location(self) -> str:
         """Where to open the audio: a URL, or a path, which is absolute if the manifest's path is."""
         return audio_location(self.manifest, self.audio_path)
-
-    def to_bytes(self) -> _Bytes:
-        """The row as a JSON list in UTF-8, the same bytes for the same row anywhere; `from_bytes` undoes it."""
-        return _ENCODE(self).encode()
-
-    @classmethod
-    def from_bytes(cls, data: _Bytes) -> Utterance:
-        return cls(*json.loads(data))
 
 
 COLUMNS = Utterance._fields[:12]

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 
+from ge2e_transforms import lengths
 from ge2e_transforms.errors import PlanError
-from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, expected_ms, generation_of, make_plan
+from ge2e_transforms.planning import ManifestSummary, Plan, generation_of, make_plan
+from ge2e_transforms.row_chunks import place
 from ge2e_transforms.schema import FORMAT, FORMAT_VERSION, METADATA_FILE
-from ge2e_transforms.utterance import Utterance
 from pipeline import storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
-
-SpeakerKey = tuple[str, str, str]
-
-
-def speaker_length(encoded: bytes, max_seconds: float) -> tuple[SpeakerKey, int]:
-    """((speaker, split, source), expected milliseconds) of one row."""
-    row = Utterance.from_bytes(encoded)
-    return (row.speaker_key, row.split, row.source), expected_ms(row, max_seconds)
 
 
 def published(output: str) -> dict[str, Any]:
@@ -79,36 +73,38 @@ class _PlanDatasetFn(beam.DoFn):
     def __init__(self, job: JobConfig) -> None:
         self._job = job
 
-    def process(
-        self, _: None, totals: Iterable[tuple[SpeakerKey, int]], summaries: Iterable[ManifestSummary]
-    ) -> Iterator[Plan]:
+    def process(self, _: None, totals: Iterable[bytes], summaries: Iterable[ManifestSummary]) -> Iterator[Plan]:
         with recorded(self._job.output, self._job.token):
-            speakers = (SpeakerTotal(*key, milliseconds) for key, milliseconds in totals)
+            speakers = itertools.chain.from_iterable(map(lengths.totals, totals))
             present = published(self._job.output)
             edition = choose_edition(self._job, present, summaries)
             plan = make_plan(speakers, summaries, self._job.plan, self._job.recipe, edition)
             yield dataclasses.replace(plan, standing=present.get("generation", ""))
 
 
+def sum_lengths(bucket: tuple[int, Iterable[bytes]]) -> bytes:
+    """All that was sent for a bucket, as one."""
+    return lengths.summed(bucket[1])
+
+
 class PlanDataset(beam.PTransform):
-    """(rows, summaries) -> one Plan."""
+    """(lengths, summaries) -> one Plan."""
 
     def __init__(self, job: JobConfig) -> None:
         super().__init__()
         self._job = job
 
     def expand(
-        self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[ManifestSummary]]
+        self, inputs: tuple[beam.PCollection[tuple[int, bytes]], beam.PCollection[ManifestSummary]]
     ) -> beam.PCollection[Plan]:
-        rows, summaries = inputs
+        sent, summaries = inputs
         totals = (
-            rows
-            | "SpeakerLength"
-            >> beam.Map(speaker_length, self._job.recipe.audio.max_seconds).with_output_types(tuple[SpeakerKey, int])
-            | "SumBySpeaker" >> beam.CombinePerKey(sum)  # ((speaker, split, source), ms)
+            sent
+            | "GroupLengths" >> beam.GroupByKey()  # (bucket, its lengths from all manifests)
+            | "SumLengths" >> beam.Map(sum_lengths).with_output_types(bytes)
         )
         return (
-            rows.pipeline
+            sent.pipeline
             | "PlanOnce" >> beam.Create([None])
             | "MakePlan"
             >> beam.ParDo(
@@ -117,25 +113,25 @@ class PlanDataset(beam.PTransform):
         )
 
 
-def assign_shard(encoded: bytes, plan: Plan) -> tuple[int, bytes]:
-    """(number of the row's shard, row)."""
-    return plan.shard_of(Utterance.from_bytes(encoded)), encoded
+def assign_shards(chunk: bytes, plan: Plan) -> Iterable[tuple[int, bytes]]:
+    """(number of a shard, its rows in this chunk)."""
+    return place(chunk, plan).items()
 
 
 def announce_shards(plan: Plan) -> list[tuple[int, bytes]]:
-    """One empty row per shard, so that a shard whose share of a speaker is empty is written (as nothing) too."""
+    """One empty parcel per shard, so that a shard whose share of a speaker is empty is written (as nothing) too."""
     return [(number, b"") for number in range(len(plan.tasks))]
 
 
 class GroupByShard(beam.PTransform):
-    """(rows, plan) -> (shard number, rows of the shard as bytes)."""
+    """(chunks of rows, plan) -> (shard number, parcels of its rows)."""
 
     def expand(
         self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[Plan]]
     ) -> beam.PCollection[tuple[int, Iterable[bytes]]]:
         rows, plan = inputs
-        assigned = rows | "AssignShards" >> beam.Map(assign_shard, beam.pvalue.AsSingleton(plan)).with_output_types(
-            tuple[int, bytes]
-        )
+        assigned = rows | "AssignShards" >> beam.FlatMap(
+            assign_shards, beam.pvalue.AsSingleton(plan)
+        ).with_output_types(tuple[int, bytes])
         announced = plan | "AnnounceShards" >> beam.FlatMap(announce_shards).with_output_types(tuple[int, bytes])
         return (assigned, announced) | beam.Flatten() | "GroupRows" >> beam.GroupByKey()

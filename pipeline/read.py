@@ -1,6 +1,6 @@
-"""ReadManifest: manifest patterns to rows, ledger rows, and a summary of each file.
+"""ReadManifest: manifest patterns to rows, lengths of speakers, ledger rows, and a summary of each file.
 
-Rows travel as bytes (`Utterance.to_bytes`), some 200 each: that is all that ever crosses a shuffle.
+Rows travel in chunks (`row_chunks`): that is all that ever crosses a shuffle.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import BinaryIO
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
+from ge2e_transforms import lengths
 from ge2e_transforms.errors import LedgerRow, ManifestError
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.planning import ManifestSummary
+from ge2e_transforms.row_chunks import CHUNK_BYTES, CHUNK_ROWS, pack
+from ge2e_transforms.utterance import Utterance
 from pipeline import metrics, storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
 
-ROWS, REJECTED, SUMMARIES = "rows", "rejected", "summaries"
+ROWS, LENGTHS, REJECTED, SUMMARIES = "rows", "lengths", "rejected", "summaries"
 
 
 def expand_manifests(patterns: tuple[str, ...]) -> list[str]:
@@ -53,18 +56,35 @@ class _ReadManifestFn(beam.DoFn):
     def process(self, path: str) -> Iterator[bytes | TaggedOutput]:
         with recorded(self._job.output, self._job.token):
             rows = rejected = 0
+            held: list[Utterance] = []
+            sums: lengths.Lengths = {}
             with _open(path) as stream:
                 for row in read_rows(stream, path):
                     rows += 1
                     if isinstance(row, LedgerRow):
                         rejected += 1
                         yield TaggedOutput(REJECTED, row)
-                    else:
-                        yield row.to_bytes()
+                        continue
+                    held.append(row)
+                    if len(held) == CHUNK_ROWS or row.position - held[0].position >= CHUNK_BYTES:
+                        yield from self._packed(held, sums)
+                        held = []
+            yield from self._packed(held, sums, last=True)
             metrics.counter(metrics.MANIFESTS_READ).inc()
             metrics.counter(metrics.ROWS_READ).inc(rows)
             metrics.counter(metrics.ROWS_REJECTED).inc(rejected)
             yield TaggedOutput(SUMMARIES, ManifestSummary(path, storage.sha256(path), rows, rejected))
+
+    def _packed(
+        self, rows: list[Utterance], sums: lengths.Lengths, last: bool = False
+    ) -> Iterator[bytes | TaggedOutput]:
+        """A chunk of the rows; the lengths of speakers once they are many, and at last."""
+        if rows:
+            yield pack(rows, self._job.recipe.audio.max_seconds, sums)
+        if last or lengths.speakers(sums) >= lengths.HELD_SPEAKERS:
+            for bucket in lengths.pack(sums):
+                yield TaggedOutput(LENGTHS, bucket)
+            sums.clear()
 
 
 class _ExpandManifestsFn(beam.DoFn):
@@ -77,7 +97,7 @@ class _ExpandManifestsFn(beam.DoFn):
 
 
 class ReadManifest(beam.PTransform):
-    """Begin -> (`rows`: bytes, `rejected`: LedgerRow, `summaries`: ManifestSummary)."""
+    """Begin -> chunks of `rows`, `lengths`: (bucket, packed), `rejected`: LedgerRow, `summaries`: ManifestSummary."""
 
     def __init__(self, job: JobConfig) -> None:
         super().__init__()
@@ -91,6 +111,6 @@ class ReadManifest(beam.PTransform):
             | "SpreadManifests" >> beam.Reshuffle()
             | "ReadRows"
             >> beam.ParDo(_ReadManifestFn(self._job))
-            .with_output_types(bytes, **{REJECTED: LedgerRow, SUMMARIES: ManifestSummary})
-            .with_outputs(REJECTED, SUMMARIES, main=ROWS)
+            .with_output_types(bytes, **{LENGTHS: tuple[int, bytes], REJECTED: LedgerRow, SUMMARIES: ManifestSummary})
+            .with_outputs(LENGTHS, REJECTED, SUMMARIES, main=ROWS)
         )

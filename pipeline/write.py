@@ -6,6 +6,7 @@ run look for it first, so one code path serves all three.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
+from ge2e_transforms.row_chunks import unpack
 from ge2e_transforms.schema import shard_files
 from ge2e_transforms.shards import ShardWriter, in_order, recordings_of
 from ge2e_transforms.utterance import Utterance, audio_location, file_of
@@ -93,7 +95,7 @@ def _states(locations: Iterable[str]) -> dict[str, list[int] | None]:
 
 
 class _WriteShardsFn(beam.DoFn):
-    """One element is one shard: (number, rows as bytes) -> path of its done file."""
+    """One element is one shard: (number, parcels of rows) -> path of its done file."""
 
     def __init__(self, job: JobConfig) -> None:
         self._job = job
@@ -106,13 +108,13 @@ class _WriteShardsFn(beam.DoFn):
             self._extractor = FeatureExtractor(self._job.recipe)
 
     def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[str | TaggedOutput]:
-        number, encoded = element
+        number, parcels = element
         task = plan.tasks[number]
         with recorded(self._job.output, self._job.token):
             done = adoptable(self._job.output, task, published=plan.standing == plan.generation)
             if done is None:
                 assert self._extractor is not None  # set up by Beam before any element
-                rows = map(Utterance.from_bytes, filter(None, encoded))
+                rows = itertools.chain.from_iterable(map(unpack, parcels))
                 done = write_shard(self._job.output, task, rows, self._extractor, plan.sources)
                 _count(done)
             else:

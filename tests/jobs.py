@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, expected_ms, make_plan
+from ge2e_transforms.row_chunks import pack, place, unpack
 from ge2e_transforms.utterance import Utterance
 from pipeline import metrics
 from pipeline.commit import listed_files
@@ -52,7 +54,7 @@ class Planned(NamedTuple):
 
     plan: Plan
     rejected: list[LedgerRow]
-    shards: dict[int, list[bytes]]  # rows by shard, with the empty row that announces it
+    shards: dict[int, list[bytes]]  # parcels of rows by shard, with the empty one that announces it
 
 
 def planned(config: JobConfig) -> Planned:
@@ -72,16 +74,17 @@ def planned(config: JobConfig) -> Planned:
     ]
     plan = make_plan(totals, summaries, config.plan, config.recipe)
     shards = {number: [b""] for number in range(len(plan.tasks))}
-    for row in rows:
-        shards[plan.shard_of(row)].append(row.to_bytes())
+    if rows:
+        for number, parcel in place(pack(rows, config.recipe.audio.max_seconds, {}), plan).items():
+            shards[number].append(parcel)
     return Planned(plan, rejected, shards)
 
 
 def write_all(config: JobConfig) -> Planned:
     """Writes all shards of a job, without Beam and without commit."""
     made, extractor = planned(config), FeatureExtractor(config.recipe)
-    for number, rows in made.shards.items():
-        utterances = map(Utterance.from_bytes, filter(None, rows))
+    for number, parcels in made.shards.items():
+        utterances = itertools.chain.from_iterable(map(unpack, parcels))
         write_shard(config.output, made.plan.tasks[number], utterances, extractor, made.plan.sources)
     return made
 

@@ -38,6 +38,8 @@ ORDER = [
     "extractor",
     "records",
     "planning",
+    "lengths",
+    "row_chunks",
     "shards",
     "selftest",
     "stores",

@@ -15,48 +15,60 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from jobs import files_in, job
 
+from ge2e_transforms import lengths
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, make_plan
+from ge2e_transforms.row_chunks import pack, unpack
 from ge2e_transforms.schema import FORMAT, FORMAT_VERSION
 from ge2e_transforms.utterance import Utterance
 from pipeline.options import JobConfig
-from pipeline.plan import GroupByShard, PlanDataset, published, speaker_length
+from pipeline.plan import GroupByShard, PlanDataset, published
 
 SUMMARY = ManifestSummary("/m.csv", "0" * 64, 9, 0)
 
 
-def row(speaker: str, name: str, split: str = "", source: str = "corpus", seconds: float = 2.0) -> bytes:
-    return Utterance(
-        f"{name}.wav", speaker, "ns", name, source, split=split, duration_s=seconds, manifest="/m.csv"
-    ).to_bytes()
+def row(speaker: str, name: str, split: str = "", source: str = "corpus", seconds: float = 2.0) -> Utterance:
+    return Utterance(f"{name}.wav", speaker, "ns", name, source, split=split, duration_s=seconds, manifest="/m.csv")
 
 
-def plan_of(config: JobConfig, rows: list[bytes], summaries: list[ManifestSummary], expected: list[Plan]) -> None:
+def sent(rows: Iterable[Utterance], size: int = 2) -> tuple[list[bytes], list[tuple[int, bytes]]]:
+    """Chunks of so many rows, and the lengths that readers send with each."""
+    chunks: list[bytes] = []
+    buckets: list[tuple[int, bytes]] = []
+    left = list(rows)
+    while left:
+        sums: lengths.Lengths = {}
+        chunks.append(pack(left[:size], 600, sums))
+        buckets += lengths.pack(sums)
+        left = left[size:]
+    return chunks, buckets
+
+
+def plan_of(config: JobConfig, rows: list[Utterance], summaries: list[ManifestSummary], expected: list[Plan]) -> None:
     pipeline = TestPipeline(runner="FnApiRunner")
     inputs = (
-        pipeline | "Rows" >> beam.Create(rows, reshuffle=False).with_output_types(bytes),
+        pipeline | "Lengths" >> beam.Create(sent(rows)[1], reshuffle=False).with_output_types(tuple[int, bytes]),
         pipeline | "Summaries" >> beam.Create(summaries, reshuffle=False).with_output_types(ManifestSummary),
     )
     assert_that(inputs | PlanDataset(config), equal_to(expected))
     pipeline.run().wait_until_finish()
 
 
-def groups_of(plan: Plan, rows: list[bytes], expected: list[tuple[int, list[bytes]]]) -> None:
-    def in_order(group: tuple[int, Iterable[bytes]]) -> tuple[int, list[bytes]]:
-        return group[0], sorted(group[1])
+def groups_of(plan: Plan, rows: list[Utterance], expected: list[tuple[int, list[Utterance]]]) -> None:
+    """Every shard is announced once, and has the rows expected."""
+
+    def in_order(group: tuple[int, Iterable[bytes]]) -> tuple[int, int, list[Utterance]]:
+        parcels = list(group[1])
+        return group[0], parcels.count(b""), sorted(itertools.chain.from_iterable(map(unpack, parcels)))
 
     pipeline = TestPipeline(runner="FnApiRunner")
     inputs = (
-        pipeline | "Rows" >> beam.Create(rows, reshuffle=False).with_output_types(bytes),
+        pipeline | "Rows" >> beam.Create(sent(rows)[0], reshuffle=False).with_output_types(bytes),
         pipeline | "Plan" >> beam.Create([plan], reshuffle=False).with_output_types(Plan),
     )
     shards = inputs | GroupByShard() | beam.Map(in_order)
-    assert_that(shards, equal_to(expected))
+    assert_that(shards, equal_to([(number, 1, sorted(group)) for number, group in expected]))
     pipeline.run().wait_until_finish()
-
-
-def test_length_of_a_row_counts_for_its_speaker_split_and_source() -> None:
-    assert speaker_length(row("s1", "a", "test", seconds=1.5), 600) == (("ns/s1", "test", "corpus"), 1500)
 
 
 def test_one_plan_from_all_rows_and_summaries(tmp_path: Path) -> None:
@@ -94,7 +106,9 @@ def test_splits_follow_the_options(tmp_path: Path) -> None:
         ([row("s1", "a", "train"), row("s1", "b")], "speaker 'ns/s1' is in more than one split"),
     ],
 )
-def test_rows_that_make_no_plan_fail_the_job_with_a_verdict(tmp_path: Path, rows: list[bytes], message: str) -> None:
+def test_rows_that_make_no_plan_fail_the_job_with_a_verdict(
+    tmp_path: Path, rows: list[Utterance], message: str
+) -> None:
     with pytest.raises(PlanError, match=message):
         plan_of(job(tmp_path), rows, [SUMMARY], [])
     assert files_in(tmp_path) == {"failed-token.json"}
@@ -175,14 +189,14 @@ def test_rows_go_to_the_shards_of_their_speakers() -> None:
     ]
     rows = {name: row(f"s{number}", name, "test" if number == 0 else "") for number, name in enumerate("abcd")}
     rows["e"] = row("s2", "e")
-    expected = [(0, [b"", rows["b"]]), (1, [b"", rows["c"], rows["d"], rows["e"]]), (2, [b"", rows["a"]])]
+    expected = [(0, [rows["b"]]), (1, [rows["c"], rows["d"], rows["e"]]), (2, [rows["a"]])]
     groups_of(plan, list(rows.values()), expected)
 
 
 def test_every_shard_is_announced_even_without_rows() -> None:
     totals = [SpeakerTotal(f"ns/s{number}", "", "corpus", 2000) for number in range(3)]
     plan = make_plan(totals, [SUMMARY], PlanConfig(), job("/out").recipe)
-    groups_of(plan, [], [(0, [b""]), (1, [b""]), (2, [b""])])
+    groups_of(plan, [], [(0, []), (1, []), (2, [])])
 
 
 def test_a_large_speaker_is_spread_by_utterance() -> None:
@@ -191,9 +205,9 @@ def test_a_large_speaker_is_spread_by_utterance() -> None:
     plan = make_plan(totals, [SUMMARY], config, job("/out").recipe)
     assert [(task.shard, task.label) for task in plan.tasks] == [(0, 0), *((shard, 1) for shard in range(1, 8))]
     rows = [row("s1", f"u{number:02d}") for number in range(20)]
-    shards: dict[int, list[bytes]] = {}
-    for encoded in rows:
-        shards.setdefault(plan.shard_of(Utterance.from_bytes(encoded)), []).append(encoded)
+    shards: dict[int, list[Utterance]] = {}
+    for entry in rows:
+        shards.setdefault(plan.shard_of(entry), []).append(entry)
     assert len(shards) > 4
-    expected: list[Any] = [(number, sorted([b"", *shards.get(number, [])])) for number in range(8)]
+    expected: list[Any] = [(number, shards.get(number, [])) for number in range(8)]
     groups_of(plan, rows, expected)

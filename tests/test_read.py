@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from jobs import counters, files_in, job, write_rows
 
+from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import LedgerRow, ManifestError
-from ge2e_transforms.planning import ManifestSummary
+from ge2e_transforms.lengths import totals
+from ge2e_transforms.planning import ManifestSummary, PlanConfig, SpeakerTotal, make_plan
+from ge2e_transforms.row_chunks import place, unpack
 from ge2e_transforms.utterance import Utterance
 from pipeline import metrics
 from pipeline.options import JobConfig
-from pipeline.read import REJECTED, ROWS, SUMMARIES, ReadManifest, expand_manifests
+from pipeline.read import LENGTHS, REJECTED, ROWS, SUMMARIES, ReadManifest, expand_manifests
 
 HEADER = b"audio_path,speaker_id\n"
 
 
+def rows_of(chunk: bytes) -> Iterable[Utterance]:
+    """The rows of a chunk, by a plan of one shard."""
+    plan = make_plan([SpeakerTotal("any", "", "any", 1)], [], PlanConfig(min_shards=1), Recipe())
+    return unpack(place(chunk, plan)[0])
+
+
 def read(
-    config: JobConfig, rows: list[bytes], rejected: list[LedgerRow], summaries: list[ManifestSummary]
+    config: JobConfig, rows: list[Utterance], rejected: list[LedgerRow], summaries: list[ManifestSummary]
 ) -> dict[str, int]:
-    """Runs the stage, checks all three outputs, and gives its counters."""
+    """Runs the stage, checks all four outputs, and gives its counters."""
+    lengths = [SpeakerTotal(row.speaker_key, row.split, row.source, 8000) for row in rows]
     pipeline = TestPipeline(runner="FnApiRunner")
     out = pipeline | "ReadManifest" >> ReadManifest(config)
-    assert_that(out[ROWS], equal_to(rows), label="CheckRows")
+    assert_that(out[ROWS] | "Unpack" >> beam.FlatMap(rows_of), equal_to(rows), label="CheckRows")
+    found = out[LENGTHS] | beam.FlatMapTuple(lambda bucket, packed: totals(packed)) | beam.combiners.ToList()
+    assert_that(found | beam.Map(summed), equal_to([summed(lengths)]), label="CheckLengths")
     assert_that(out[REJECTED], equal_to(rejected), label="CheckRejected")
     assert_that(out[SUMMARIES], equal_to(summaries), label="CheckSummaries")
     result = pipeline.run()
@@ -36,8 +51,15 @@ def read(
     return counters(result)
 
 
-def row(path: str, speaker: str, manifest: Path, position: int) -> bytes:
-    return Utterance(path, speaker, "unnamed", path, "unnamed", manifest=str(manifest), position=position).to_bytes()
+def summed(lengths: list[SpeakerTotal]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for entry in lengths:
+        found[entry.speaker] = found.get(entry.speaker, 0) + entry.milliseconds
+    return found
+
+
+def row(path: str, speaker: str, manifest: Path, position: int) -> Utterance:
+    return Utterance(path, speaker, "unnamed", path, "unnamed", manifest=str(manifest), position=position)
 
 
 def summary(path: Path, rows: int, rejected: int) -> ManifestSummary:
@@ -76,6 +98,24 @@ def test_a_manifest_without_faults_has_no_rejected_rows(tmp_path: Path) -> None:
     manifest = tmp_path / "m.csv"
     manifest.write_bytes(HEADER + b"a.wav,s1\n")
     read(job(tmp_path / "out", manifest), [row("a.wav", "s1", manifest, 22)], [], [summary(manifest, 1, 0)])
+
+
+def test_many_rows_are_cut_in_chunks_and_their_lengths_sent_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.read.CHUNK_ROWS", 7)
+    monkeypatch.setattr("pipeline.read.CHUNK_BYTES", 100)
+    monkeypatch.setattr("ge2e_transforms.lengths.HELD_SPEAKERS", 3)
+    manifest = tmp_path / "m.csv"
+    lines = [f"{n:02d}{'x' * 200 * (n % 10 == 9)}.wav,s{n % 5}\n".encode() for n in range(50)]
+    manifest.write_bytes(HEADER + b"".join(lines))
+    starts = itertools.accumulate(map(len, lines), initial=len(HEADER))
+    rows = [
+        row(line.decode().partition(",")[0], f"s{n % 5}", manifest, start)
+        for n, (line, start) in enumerate(zip(lines, starts, strict=False))
+    ]
+    found = read(job(tmp_path / "out", manifest), rows, [], [summary(manifest, 50, 0)])
+    assert found[metrics.ROWS_READ] == 50
 
 
 def test_several_manifests_of_all_kinds_each_once(tmp_path: Path) -> None:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ge2e_transforms.errors import BadRowError, DataError, EmptySpeakerError
 from ge2e_transforms.utterance import COLUMNS, Utterance, check_utterance, shown, utterance
-
-TEXT = st.text(st.characters(blacklist_categories=["Cs"]))
-SECONDS = st.none() | st.floats(0, 1e6, allow_nan=False)
 
 
 def made(**columns: str) -> Utterance:
@@ -83,26 +78,6 @@ def test_default_id_tells_segments_of_a_recording_apart(columns: dict[str, str],
 )
 def test_location(manifest: str, audio: str, expected: str) -> None:
     assert Utterance(audio, "s", "n", "u", "so", manifest=manifest).location == expected
-
-
-@given(
-    texts=st.lists(TEXT, min_size=8, max_size=8),
-    channel=st.none() | st.integers(0, 99),
-    offset=SECONDS,
-    duration=SECONDS,
-    size=st.none() | st.integers(0, 2**53),
-    position=st.integers(0, 2**62),
-)
-def test_bytes_round_trip(
-    texts: list[str], channel: int | None, offset: float | None, duration: float | None, size: int | None, position: int
-) -> None:
-    row = Utterance(*texts, channel, offset, duration, size, "m.csv", position)
-    assert Utterance.from_bytes(row.to_bytes()) == row
-
-
-def test_bytes_are_pinned() -> None:
-    row = Utterance('ä"\n.wav', "s", "n", "u", "so", channel=1, offset_s=0.1, manifest="m", position=3)
-    assert row.to_bytes() == '["ä\\"\\n.wav","s","n","u","so","","","",1,0.1,null,null,"m",3]'.encode()
 
 
 @pytest.mark.parametrize("speaker", ["", " ", "\t\n", "\u00a0"])
