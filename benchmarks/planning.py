@@ -26,6 +26,7 @@ import operator
 import os
 import pickle
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,7 @@ _PARTS = ("read", "plan", "assign", "group")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    points = ["1000000x7000", "1000000x300000", "10000000x7000", "10000000x300000"]
+    points = ["10000x1000", "1000000x7000", "1000000x300000", "10000000x7000", "10000000x300000"]
     parser.add_argument("--points", nargs="+", default=points, help="rows x speakers")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1)
@@ -69,7 +70,7 @@ def main() -> None:
 
 def report(rows: list[dict[str, Any]]) -> None:
     names = ("rows", "speakers", "workers", "shards", "wall_s", *(f"{part}_s" for part in _PARTS), "unpack_s")
-    names += ("peak_mib", "us_per_row", "shuffle_bytes_per_row", "plan_bytes")
+    names += ("cpu_s", "peak_mib", "us_per_row", "shuffle_bytes_per_row", "plan_bytes")
     print("| " + " | ".join(name.replace("_", " ") for name in names) + " |")
     print("|" + "---|" * len(names))
     for row in rows:
@@ -131,6 +132,7 @@ def run_child(manifests: list[str], workers: int) -> dict[str, Any]:
             [*command, "--folder", folder], stdout=subprocess.PIPE, env=environment, text=True, cwd=_ROOT
         )
         marks: dict[int, int] = {}
+        load = round(os.getloadavg()[0], 2)
         stop = threading.Event()
         watcher = threading.Thread(target=watch, args=(process.pid, marks, stop))
         watcher.start()
@@ -140,8 +142,10 @@ def run_child(manifests: list[str], workers: int) -> dict[str, Any]:
         if process.returncode:
             raise SystemExit(f"the run failed with status {process.returncode}")
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    # A run that is over before the watcher looks has its own mark.
     result["peak_mib"] = round(max(sum(marks.values()) / 1024, result["peak_mib"]))
-    return result
+    result["largest_process_mib"] = round(max([result.pop("own_peak_mib"), *(mark / 1024 for mark in marks.values())]))
+    return {**result, "load_before": load}
 
 
 # The program that is measured.
@@ -211,7 +215,10 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
         _ = plan | "WritePlan" >> beam.Map(write_plan, str(folder / "plan.pickle"))
     ended = time.monotonic()
     peak = status_mib("VmHWM")
-    return {**timed(clock.stages, began, ended), **described(folder), "imported_mib": imported, "peak_mib": peak}
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    memory = {"imported_mib": imported, "peak_mib": peak, "own_peak_mib": peak}
+    cpu = round(sum(one.ru_utime + one.ru_stime for one in usage), 1)
+    return {**timed(clock.stages, began, ended), "cpu_s": cpu, **described(folder), **memory}
 
 
 def write_counts(counts: list[dict[str, Any]], path: str) -> None:

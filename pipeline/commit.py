@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import pyarrow as pa
@@ -32,6 +33,8 @@ from pipeline.write import finished
 
 # Small objects on a store are read so many at a time.
 _READERS = 16
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 _PACKAGES = ("apache-beam", "librosa", "numpy", "pyarrow", "scipy", "soundfile", "soxr")
 
 
@@ -204,7 +207,18 @@ def _split_tables(job: JobConfig, plan: Plan, done: list[dict[str, Any]], split:
 
     own = [pair for pair in zip(plan.tasks, done, strict=True) if pair[0].split == split]
     with ThreadPoolExecutor(_READERS) as pool:
-        return tables.split_tables(list(pool.map(read, own)), split, job.recipe)
+        return tables.split_tables(_ahead(pool, read, own), split, job.recipe)
+
+
+def _ahead(pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """As `pool.map`, but only so many results as there are readers wait to be taken: memory does not grow."""
+    waiting: deque[Future[_Out]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= _READERS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _publish_table(job: JobConfig, table: pa.Table, name: str) -> dict[str, Any]:

@@ -18,23 +18,33 @@ from ge2e_transforms.errors import LedgerRow
 SHARD_COLUMNS = (*schema.SAMPLER_COLUMNS, "speaker_id", "session_id", "source")
 
 
-def split_tables(shards: Sequence[pa.Table | None], split: str, recipe: Recipe) -> tuple[pa.Table, pa.Table]:
+def split_tables(shards: Iterable[pa.Table | None], split: str, recipe: Recipe) -> tuple[pa.Table, pa.Table]:
     """Index and speakers of a split from the indexes of its shards (None for a shard without records).
 
     A large speaker lies in several shards, each of which counts its utterances and sessions from 0: here
-    they are numbered through.
+    they are numbered through. Shards are taken one after the other, and their text is let go once its speakers are
+    summed up: what is kept of a record are the 29 bytes of the index.
     """
-    parts = [
-        table.add_column(0, "shard", pa.array(np.full(len(table), number, dtype=np.int32)))
-        for number, table in enumerate(shards)
-        if table is not None
-    ]
-    if not parts:
-        return schema.split_index_schema().empty_table(), schema.speakers_schema().empty_table()
-    whole = number_through(pa.concat_tables(parts))
-    speakers = speaker_table(whole, split, recipe)
-    index = whole.select(schema.SPLIT_COLUMNS).cast(schema.split_index_schema())
-    return index.combine_chunks(), speakers
+    indexes, speakers = [schema.split_index_schema().empty_table()], [schema.speakers_schema().empty_table()]
+    for part in _whole_speakers(shards):
+        numbered = number_through(part)
+        speakers.append(speaker_table(numbered, split, recipe))
+        indexes.append(numbered.select(schema.SPLIT_COLUMNS).cast(schema.split_index_schema()))
+    return pa.concat_tables(indexes).combine_chunks(), pa.concat_tables(speakers)
+
+
+def _whole_speakers(shards: Iterable[pa.Table | None]) -> Iterator[pa.Table]:
+    """The indexes of shards, with their number; those of shards that share a speaker are joined."""
+    held: list[pa.Table] = []
+    for number, table in enumerate(shards):
+        if table is None:
+            continue
+        if held and held[-1]["label"][-1] != table["label"][0]:  # shards are in the order of labels
+            yield pa.concat_tables(held)
+            held = []
+        held.append(table.add_column(0, "shard", pa.array(np.full(len(table), number, dtype=np.int32))))
+    if held:
+        yield pa.concat_tables(held)
 
 
 def write_index(index: pa.Table, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,22 @@ def test_flags_that_do_not_fit_are_refused_rather_than_cut() -> None:
     wrong = table.set_column(table.column_names.index("flags"), "flags", pa.array([256], pa.int32()))
     with pytest.raises(pa.ArrowInvalid, match="256"):
         tables.split_tables([wrong], "train", RECIPE)
+
+
+def test_shards_are_taken_one_after_the_other_and_their_text_is_let_go() -> None:
+    """Text of all shards at once is most of what Commit held in memory, and grew with the data."""
+    text = "x" * 10_000
+
+    def shards() -> Iterator[pa.Table]:
+        for label in range(50):
+            gc.collect()
+            taken.append(pa.total_allocated_bytes())
+            yield shard(*((label, f"{label}{text}", number, 0, "s", 130) for number in range(20)))
+
+    taken: list[int] = []
+    index, speakers = tables.split_tables(shards(), "train", RECIPE)
+    assert (len(index), len(speakers)) == (1000, 50)
+    assert max(taken) - taken[0] < 10 * 20 * len(text)  # of 50 shards
 
 
 def test_numbers_of_a_speaker_in_one_shard_stay() -> None:
