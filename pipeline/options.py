@@ -17,6 +17,8 @@ from ge2e_transforms.planning import PlanConfig
 from pipeline import storage
 
 LOCAL_RUNNER = "FnApiRunner"
+# Begins the token of a job that is written as a template: a verdict of one launch would fail the next ones.
+TEMPLATE = "template-"
 # Their job servers know options of their own, which Beam asks them for when the job is submitted.
 _JOB_SERVERS = ("flinkrunner", "sparkrunner", "portablerunner")
 _BEAM_FLAGS = ("runner", "direct_num_workers", "direct_running_mode")
@@ -43,7 +45,7 @@ class JobConfig:
         max_rejected: fraction of rejected rows above which nothing is published.
         speakers_per_batch, utterances_per_speaker: N and M that the metadata proposes to the loader.
         overwrite: a dataset of another generation in `output` is replaced.
-        token: names this submission, for its verdict.
+        token: names this submission, for its verdict; begins with `TEMPLATE` where nobody waits for one.
     """
 
     manifests: tuple[str, ...]
@@ -180,21 +182,23 @@ def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> Pipelin
     if name not in _JOB_SERVERS:
         _refuse_unknown(flags)
     options = PipelineOptions(flags)
-    options.view_as(SetupOptions).save_main_session = False
+    setup = options.view_as(SetupOptions)
+    setup.save_main_session = False
+    setup.setup_file = _setup_file(setup.setup_file)
     return options
 
 
-def refuse_local_paths(job: JobConfig, beam_options: PipelineOptions) -> None:
-    """Workers of Dataflow have disks of their own: what they write there is gone with them.
+def _setup_file(path: str | None) -> str | None:
+    """Beam changes to the file's folder to build the package, and fails where the path names none."""
+    if path is None:
+        return None
+    if not os.path.isfile(path):  # noqa: PTH113 (as Beam looks)
+        raise ConfigError(f"--setup_file={path}: no such file: expected setup.py of this project")
+    return os.path.abspath(path)  # noqa: PTH100
 
-    Raises:
-        ConfigError: a local manifest or output for Dataflow.
-    """
-    local = [path for path in (*job.manifests, job.output) if storage.is_local(path)]
-    if local and _runner_name(beam_options.view_as(StandardOptions).runner or LOCAL_RUNNER) == "dataflowrunner":
-        raise ConfigError(
-            f"{local[0]} is a local path, which workers of Dataflow cannot reach: expected gs:// or s3://"
-        )
+
+def runs_on_dataflow(beam_options: PipelineOptions) -> bool:
+    return _runner_name(beam_options.view_as(StandardOptions).runner or LOCAL_RUNNER) == "dataflowrunner"
 
 
 def _choice_parser() -> argparse.ArgumentParser:
@@ -216,12 +220,17 @@ def _runner_name(runner: str) -> str:
 
 def _refuse_unknown(flags: list[str]) -> None:
     """Beam only warns of a flag that it does not know; a misspelt one would go unnoticed."""
+    unknown = unknown_flags(flags)
+    if unknown:
+        raise ConfigError(f"Beam knows no option {' '.join(unknown)}: see the options of the runner you chose")
+
+
+def unknown_flags(flags: list[str]) -> list[str]:
+    """Those of some flags that are no options of Beam."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option_class in PipelineOptions.__subclasses__():
         try:
             option_class._add_argparse_args(parser)
         except argparse.ArgumentError:
             continue
-    _, unknown = parser.parse_known_args(flags)
-    if unknown:
-        raise ConfigError(f"Beam knows no option {' '.join(unknown)}: see the options of the runner you chose")
+    return parser.parse_known_args(flags)[1]

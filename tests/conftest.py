@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
@@ -17,15 +18,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
+INSTALL_BOOT = ROOT / "tests" / "tools" / "install_boot.sh"
+INSTALL_WORKER = ROOT / "tests" / "tools" / "install_worker.sh"
 MARK_OF_FIXTURE = {
     "librispeech": "needs_speech",
     "prism": "needs_prism",
+    "boot": "needs_boot",
+    "worker_environment": "needs_boot",
     "flink": "needs_flink",
     "torch": "needs_torch",
 }
 NEEDS = {
     "needs_speech": "the LibriSpeech excerpt at ../shared/data/LibriSpeech, or at $GE2E_SPEECH",
     "needs_prism": "Beam's Prism runner, built with Go or given as $GE2E_PRISM",
+    "needs_boot": "Beam's boot program, built with Go or given as $GE2E_BOOT, and the packages of the workers' image",
     "needs_flink": "a Flink cluster on this machine",
     "needs_torch": "PyTorch: pip install -e '.[torch]'",
 }
@@ -76,6 +82,24 @@ def prism() -> Path:
     result = subprocess.run([str(INSTALL_PRISM)], capture_output=True, text=True)
     if result.returncode != 0:
         pytest.skip(f"PRISM NOT TESTED: {result.stderr.strip()}")
+    return Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def boot() -> Path:
+    """Beam's program that starts the workers of a container, of our Beam version; built on first use where Go is."""
+    result = subprocess.run([str(INSTALL_BOOT)], capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"WORKERS OF CONTAINERS NOT TESTED: {result.stderr.strip()}")
+    return Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def worker_environment() -> Path:
+    """Python environment of the workers' image, without this project; made on first use (some minutes)."""
+    result = subprocess.run([str(INSTALL_WORKER), sys.executable], capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"WORKERS OF CONTAINERS NOT TESTED: {result.stderr.strip()}")
     return Path(result.stdout.strip())
 
 

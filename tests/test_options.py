@@ -205,3 +205,15 @@ def test_no_main_session_travels() -> None:
 def test_a_job_checks_its_numbers(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
         job("/out", **fields)
+
+
+def test_a_setup_file_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam changes to its folder, and to none for a bare name."""
+    (tmp_path / "setup.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for name in ("setup.py", "./setup.py", str(tmp_path / "setup.py")):
+        made = beam_options(after=(f"--setup_file={name}",))
+        assert made.view_as(SetupOptions).setup_file == str(tmp_path / "setup.py")
+    with pytest.raises(ConfigError, match=r"--setup_file=gone/setup.py: no such file: expected setup.py"):
+        beam_options(after=("--setup_file=gone/setup.py",))
+    assert beam_options().view_as(SetupOptions).setup_file is None

@@ -26,6 +26,9 @@ def command(args: argparse.Namespace) -> int:
     from pipeline.main import run
 
     result = run(args.rest)
+    if result.template:
+        print(f"template   {result.template}")
+        return 0
     print_summary(result.output, result.metadata, result.wall_seconds)
     return 0
 
