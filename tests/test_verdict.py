@@ -11,6 +11,7 @@ from jobs import files_in
 
 from ge2e_transforms.errors import CommitError, PlanError
 from pipeline import verdict
+from pipeline.options import TEMPLATE
 
 
 def fail(output: Path, token: str = "one") -> None:
@@ -74,3 +75,11 @@ def test_workers_do_not_log_tracebacks_of_named_errors(tmp_path: Path, caplog: p
     bundle.error("Original traceback is\n%s", "ge2e_transforms.errors.PlanError: a named one")
     bundle.error("Original traceback is\n%s", "ValueError: a bug")
     assert [record.getMessage() for record in caplog.records] == ["a bug", "Original traceback is\nValueError: a bug"]
+
+
+def test_one_launch_of_a_template_does_not_stop_the_next(tmp_path: Path) -> None:
+    """All launches of a classic template have the token that was baked into it."""
+    fail(tmp_path, f"{TEMPLATE}one")
+    assert files_in(tmp_path) == set()
+    with verdict.recorded(str(tmp_path), f"{TEMPLATE}one"):
+        pass
