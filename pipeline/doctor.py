@@ -26,7 +26,7 @@ from apache_beam.runners.runner import PipelineState
 
 from ge2e_transforms.errors import ConfigError, DoctorError, Ge2eError
 from ge2e_transforms.planning import PlanConfig
-from pipeline import diagnosis, hygiene, interrupt, local, options, storage
+from pipeline import dataflow, diagnosis, hygiene, interrupt, local, options, storage
 from pipeline.diagnosis import Finding
 from pipeline.examine import Report, examined
 from pipeline.main import split_arguments
@@ -115,7 +115,7 @@ def examine_job(job: JobConfig, beam_options: PipelineOptions) -> list[Report]:
             f"--output is missing: workers of {runner} are not on this machine, and give their reports back as a small "
             "object in the output, which is removed afterwards"
         )
-    options.refuse_local_paths(job, beam_options)
+    dataflow.check(job, beam_options)
     with _prepared(job.output), _report_place(job, here=here) as path:
         _run(job, beam_options, path, hold_s=0.0 if here else _HOLD_S)
         if not storage.exists(path):
