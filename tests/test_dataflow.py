@@ -466,7 +466,7 @@ def replayed(
 
 
 def test_the_staged_job_makes_the_dataset_of_a_local_run(replayed: Replayed, corpus: Path, tmp_path: Path) -> None:
-    run_here(corpus, tmp_path / "local", "--direct_num_workers=2")
+    run_here(corpus, tmp_path / "local")
     assert digest(Dataset.open(replayed.dataset)) == digest(Dataset.open(tmp_path / "local"))
 
 
@@ -485,6 +485,7 @@ def test_the_workers_ran_what_was_staged(replayed: Replayed, job: Submitted) -> 
     assert len({entry["written_by"] for entry in done}) == 2
 
 
+@pytest.mark.filterwarnings("ignore:an epoch of split")
 def test_the_dataset_of_a_bucket_gives_batches(replayed: Replayed) -> None:
     loader = BatchLoader(replayed.dataset, speakers_per_batch=8, utterances_per_speaker=1, distinct="any")
     examples, labels = next(iter(loader.batches("train")))
