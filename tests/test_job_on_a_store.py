@@ -116,22 +116,27 @@ def done_on(s3: S3Server, prefix: str) -> dict[str, Any]:
     return {entry["Key"]: entry["LastModified"] for entry in listed if entry["Key"].endswith(".done.json")}
 
 
+def at_write(number: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Acts just before an object is written, in the middle of a job."""
+    write, writes = Store.write, []
+
+    def acting(self: Store, path: str, content: Any) -> None:
+        writes.append(path)
+        if len(writes) == number:
+            act()
+        write(self, path, content)
+
+    monkeypatch.setattr(Store, "write", acting)
+
+
 def test_an_upload_that_fails_publishes_nothing_and_the_next_run_goes_on(
     s3: S3Server, corpus: Path, local: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(stores, "_CLIENT_TRIES", 1)
     monkeypatch.setattr(stores, "_PAUSES_S", (0.0,))
     manifest, output = upload(Store("s3", BUCKET), corpus / "few.csv"), f"s3://{BUCKET}/broken"
-    write, writes = Store.write, []
-
-    def failing(self: Store, path: str, content: Any) -> None:
-        writes.append(path)
-        if len(writes) == 20:
-            s3.proxy.fail_next = 10_000  # the store goes away in the middle of the job
-        write(self, path, content)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "write", failing)
+        at_write(20, patch, lambda: setattr(s3.proxy, "fail_next", 10_000))  # the store goes away for good
         assert main(["run", "--manifest", manifest, "--output", output, *FLAGS, "--direct_num_workers=1"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"ge2e: StorageError: {output}/t")
@@ -147,9 +152,16 @@ def test_an_upload_that_fails_publishes_nothing_and_the_next_run_goes_on(
     assert {name: after[name] for name in done} == done  # adopted, not written again
 
 
-def test_short_failures_of_the_store_lose_nothing(s3: S3Server, corpus: Path, local: Made) -> None:
+def test_short_failures_of_the_store_lose_nothing(
+    s3: S3Server, corpus: Path, local: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_PAUSES_S", (0.0,) * 8)
     manifest, output = upload(Store("s3", BUCKET), corpus / "few.csv"), f"s3://{BUCKET}/shaken"
-    s3.proxy.fail_next, s3.proxy.cut_next = 3, 5
+
+    def shake() -> None:
+        s3.proxy.fail_next, s3.proxy.cut_next = 6, 6
+
+    at_write(10, monkeypatch, shake)
     run_here(manifest, output, *FLAGS)
     assert (s3.proxy.fail_next, s3.proxy.cut_next) == (0, 0)
     assert digest_of(output) == digest_of(local("few.csv"))
