@@ -34,9 +34,10 @@ SIZES = (10_000, 1_000_000, 100_000_000)
 CHOICES = {10_000: (250, 8.0, 1), 1_000_000: (7_000, 128.0, 8), 100_000_000: (1_000_000, 512.0, 200)}
 WORK_SHARE = 0.8  # of what is paid: the rest is starting, waiting and the last shards
 SECONDS = 8.0  # mean length of an utterance
-# Requests of a shard beside its audio: it looks for its done file; writes records, index and done; Commit reads done
-# and index and asks for two sizes (`pipeline/write.py`, `pipeline/commit.py`, `pipeline/storage.py`).
-_SHARD_GETS, _SHARD_PUTS = 9, 3
+# A loose recording is looked up, for its size, and read. Of a shard beside its audio: it looks for its done file and a
+# verdict, writes records, index and done and looks whether they arrived; Commit reads done and index and asks for sizes.
+# Some of that is two requests, as what is not there may be a folder (`pipeline/write.py`, `pipeline/commit.py`).
+_RECORDING_GETS, _SHARD_GETS, _SHARD_PUTS = 2, 15, 3
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def estimate(utterances: int, rates: dict[str, Any], args: argparse.Namespace) -
     core_s = hours * 3600 / rates["audio_s_per_core_s"]
     planning_s, commit_s = utterances * many["us_per_row"] / 1e6, utterances * commit["seconds"] / commit["records"]
     wall = (core_s + planning_s) / slots + commit_s + rates["fixed_core_s"]
-    gets, puts = utterances + shards * _SHARD_GETS, shards * _SHARD_PUTS
+    gets, puts = utterances * _RECORDING_GETS + shards * _SHARD_GETS, shards * _SHARD_PUTS
     compute = (core_s + planning_s + commit_s + slots * rates["fixed_core_s"]) / 3600 * args.vcpu_hour / WORK_SHARE
     requests = gets / 1000 * args.per_1000_gets + puts / 1000 * args.per_1000_puts
     return {
@@ -95,7 +96,7 @@ def estimate(utterances: int, rates: dict[str, Any], args: argparse.Namespace) -
         "rows shuffled": _size(utterances * few["shuffle_bytes_per_row"] / 1e9),
         "requests GET, PUT": f"{_count(gets)}, {_count(puts)}",
         "read by a slot": f"{rates['audio_s_per_core_s'] * rates['input_bytes_per_s'] / 1e6:,.0f} MB/s",
-        "GET of all slots": f"{slots * rates['audio_s_per_core_s'] / SECONDS:,.0f}/s",
+        "GET of all slots": f"{slots * rates['audio_s_per_core_s'] / SECONDS * _RECORDING_GETS:,.0f}/s",
         "planning, core hours": f"{planning_s / 3600:,.2f}",
         "writing, core hours": f"{core_s / 3600:,.2f}",
         "commit": _time(commit_s),
