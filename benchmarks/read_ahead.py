@@ -82,7 +82,7 @@ def store(latency_ms: float) -> Iterator[None]:
 def shard_seconds(rows: list[Utterance], extractor: FeatureExtractor) -> float:
     with tempfile.TemporaryDirectory() as output:
         began = time.monotonic()
-        done = write_shard(output, ShardTask("train", 0, 1, 0, "00000000"), rows, extractor, ("s",))
+        done = write_shard(output, ShardTask("train", 0, 1, 0, "00000000"), rows, extractor, ("speech",))
         seconds = time.monotonic() - began
     if done["rejected"]:
         raise SystemExit(f"recordings were rejected: {done['ledger'][0]}")

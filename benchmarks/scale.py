@@ -35,8 +35,8 @@ CHOICES = {10_000: (250, 8.0, 1), 1_000_000: (7_000, 128.0, 8), 100_000_000: (1_
 WORK_SHARE = 0.8  # of what is paid: the rest is starting, waiting and the last shards
 SECONDS = 8.0  # mean length of an utterance
 # A loose recording is looked up, for its size, and read. Of a shard beside its audio: it looks for its done file and a
-# verdict, writes records, index and done and looks whether they arrived; Commit reads done and index and asks for sizes.
-# Some of that is two requests, as what is not there may be a folder (`pipeline/write.py`, `pipeline/commit.py`).
+# verdict, writes records, index and done and looks whether they arrived; Commit reads done and index and asks for
+# sizes. Some of that is two requests, as what is not there may be a folder (`pipeline/write.py`, `pipeline/commit.py`).
 _RECORDING_GETS, _SHARD_GETS, _SHARD_PUTS = 2, 15, 3
 
 
