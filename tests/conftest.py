@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from deploy.flink.cluster import Cluster, ClusterError, find_parts
+
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
 INSTALL_BOOT = ROOT / "tests" / "tools" / "install_boot.sh"
@@ -32,7 +34,7 @@ NEEDS = {
     "needs_speech": "the LibriSpeech excerpt at ../shared/data/LibriSpeech, or at $GE2E_SPEECH",
     "needs_prism": "Beam's Prism runner, built with Go or given as $GE2E_PRISM",
     "needs_boot": "Beam's boot program, built with Go or given as $GE2E_BOOT, and the packages of the workers' image",
-    "needs_flink": "a Flink cluster on this machine",
+    "needs_flink": "Java, Maven and Go for a Flink cluster on this machine, or its parts as $GE2E_FLINK and $GE2E_BOOT",
     "needs_torch": "PyTorch: pip install -e '.[torch]'",
 }
 
@@ -101,6 +103,17 @@ def worker_environment() -> Path:
     if result.returncode != 0:
         pytest.skip(f"WORKERS OF CONTAINERS NOT TESTED: {result.stderr.strip()}")
     return Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def flink(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster, None, None]:
+    """A running Flink cluster on loopback; what it is made of is downloaded on first use (some minutes)."""
+    try:
+        parts = find_parts()
+    except ClusterError as error:
+        pytest.skip(f"FLINK NOT TESTED: {error}")
+    with Cluster(tmp_path_factory.mktemp("flink") / "cluster", parts) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
