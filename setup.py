@@ -29,6 +29,7 @@ DEV = [
     "hypothesis>=6.100",
     "moto[server,s3]>=5.2",
     "mypy>=1.10",
+    "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones need three times as long
     "pytest>=8",
     "pytest-xdist>=3.5",
     "ruff>=0.9",

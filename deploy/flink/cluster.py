@@ -347,17 +347,22 @@ class Cluster:
                 raise ClusterError(f"{name} ended with status {process.returncode}; the end of {log}:\n{last}")
 
     def stop(self) -> None:
-        """Ends all that was started, the last first."""
-        for _, process in reversed(self._processes):
-            if process.poll() is None:
-                process.terminate()
-        for _, process in reversed(self._processes):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_END)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        """Ends all that was started: the workers first, which tell the others that they go."""
+        pool = [process for name, process in self._processes if name == "worker-pool"]
+        _end(pool)
+        _end([process for _, process in self._processes if process not in pool])
         self._processes.clear()
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_END)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def _listens(port: int) -> bool:

@@ -28,6 +28,7 @@ from apache_beam.utils.thread_pool_executor import shared_unbounded_instance
 
 # What `boot` gives its workers to end by themselves is 5 s.
 _SECONDS_TO_END = 10.0
+_SECONDS_BETWEEN_LOOKS = 0.5
 _ENDPOINTS = ("logging", "artifact", "provision", "control")
 
 
@@ -54,7 +55,6 @@ class WorkerPool(services.BeamFnExternalWorkerPoolServicer):
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """Starts one worker; the answer holds the reason if it cannot be."""
-        threading.Thread(target=self._end_orphans).start()
         try:
             with self._lock:
                 self._started += 1
@@ -84,7 +84,7 @@ class WorkerPool(services.BeamFnExternalWorkerPoolServicer):
         """Ends all workers, and waits for them."""
         self._end(list(self._workers))
 
-    def _end_orphans(self) -> None:
+    def end_orphans(self) -> None:
         """Ends workers whose task manager is gone: `boot` would start them again and again."""
         with self._lock:
             workers = dict(self._workers)
@@ -128,7 +128,8 @@ def main() -> None:
     services.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)
     server.add_insecure_port(f"127.0.0.1:{args.port}")
     server.start()
-    ended.wait()
+    while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+        pool.end_orphans()
     server.stop(0)
     pool.stop()
 
