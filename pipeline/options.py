@@ -179,7 +179,9 @@ def beam_options(args: argparse.Namespace, beam_arguments: list[str]) -> Pipelin
         default_mode = "in_memory" if choice.direct_num_workers == 1 else "multi_processing"
         choice.direct_running_mode = choice.direct_running_mode or default_mode
     flags = [f"--{name}={value}" for name, value in vars(choice).items() if value is not None] + rest
-    if name not in _JOB_SERVERS:
+    if name in _JOB_SERVERS:
+        logging.getLogger(PipelineOptions.__module__).addFilter(_is_no_guess)
+    else:
         _refuse_unknown(flags)
     options = PipelineOptions(flags)
     setup = options.view_as(SetupOptions)
@@ -216,6 +218,11 @@ def _runner_name(runner: str) -> str:
         known = ", ".join(StandardOptions.KNOWN_RUNNER_NAMES)
         raise ConfigError(f"--runner={runner}: expected the full name of a class, or one of {known}")
     return name
+
+
+def _is_no_guess(record: logging.LogRecord) -> bool:
+    """Beam warns of what only a job server knows, and once more on submission, of what that does not know either."""
+    return not record.getMessage().startswith("Unparseable argument")
 
 
 def _refuse_unknown(flags: list[str]) -> None:

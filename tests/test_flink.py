@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import pytest
 from jobs import counters, data_digests, done_files, metadata_of, pids, run_here, stamps, unlisted
 
-from deploy.flink.cluster import Cluster
+from deploy.flink.cluster import HERE, Cluster, ClusterError, Parts
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import digest
 from pipeline import metrics
@@ -147,3 +149,30 @@ def test_a_killed_task_manager(flink: Cluster, baseline: Path, manifest: Path, t
     assert len(job.before) <= job.adopted < shards
     assert job.adopted + job.written == shards
     assert set(job.after.values()) > set(job.before.values())
+
+
+def test_a_part_that_does_not_start_is_named_and_nothing_stays(flink: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "flink").mkdir()
+    broken = Cluster(tmp_path / "cluster", Parts(tmp_path, flink.boot))
+    with (
+        pytest.raises(ClusterError, match=r"(?s)ended with status 1; the end of .*log:\n.*ClassNotFoundException"),
+        broken,
+    ):
+        pass
+    assert broken.running() == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [({"PATH": "/bin"}, "no Java on PATH"), ({"GE2E_FLINK": "/no/such"}, "GE2E_FLINK=/no/such is no folder")],
+)
+def test_what_is_missing_is_said(environment: dict[str, str], message: str, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "cksum", "cut", "dirname", "env"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    if "PATH" in environment:
+        environment = {"PATH": str(programs)}
+    result = subprocess.run([HERE / "install.sh"], env={**os.environ, **environment}, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert message in result.stderr

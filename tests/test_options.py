@@ -193,6 +193,11 @@ def test_flags_of_a_job_server_reach_it() -> None:
         beam_options(after=(flag,))
 
 
+def test_flags_of_a_job_server_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    beam_options("--runner=FlinkRunner", after=("--execution_mode_for_batch=BATCH_FORCED", "--load_balance_bundles"))
+    assert caplog.messages == []
+
+
 def test_no_main_session_travels() -> None:
     made = beam_options(after=("--save_main_session",))
     assert made.view_as(SetupOptions).save_main_session is False

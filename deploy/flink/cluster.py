@@ -25,7 +25,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -68,6 +67,7 @@ _TASK_MANAGER_SIZES = {
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _SECONDS_TO_START = 120.0
 _SECONDS_BETWEEN_LOOKS = 0.05
+_SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_TO_END = 15.0
 _MILLISECONDS_TO_KEEP_WORKERS = 10000
 # Beam's job server sends all jars that it is made of to Flink with each job, and has no option against it; but what
@@ -351,7 +351,10 @@ class Cluster:
         pool = [process for name, process in self._processes if name == "worker-pool"]
         _end(pool)
         _end([process for _, process in self._processes if process not in pool])
-        self._processes.clear()
+
+    def running(self) -> list[str]:
+        """Names of the parts that run."""
+        return [name for name, process in self._processes if process.poll() is None]
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -377,9 +380,8 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=2, metavar="N", help="worker processes (default: %(default)d)")
     parser.add_argument("--folder", type=Path, help="for logs, settings and scratch; default: a temporary one")
     args = parser.parse_args()
-    ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="ge2e-flink-") as temporary:
             folder = args.folder or Path(temporary) / "cluster"
@@ -387,12 +389,14 @@ def main() -> int:
                 print(f"Flink is at {cluster.address}, logs are in {cluster.folder}. Run jobs with\n")
                 print("  ge2e run --manifest MANIFEST --output FOLDER -- \\")
                 print("      " + " \\\n      ".join(cluster.flags) + "\n\nCtrl-C ends it.", flush=True)
-                while not ended.wait(1):
+                while True:
                     cluster.check()
+                    time.sleep(_SECONDS_BETWEEN_CHECKS)
     except ClusterError as error:
         print(f"cluster.py: {error}", file=sys.stderr)
         return 1
-    return 0
+    except KeyboardInterrupt:
+        return 0
 
 
 if __name__ == "__main__":
