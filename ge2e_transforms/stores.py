@@ -36,6 +36,7 @@ _FINAL = re.compile(
     r"ACCESS_DENIED|ACCOUNT|INVALID|SIGNATURE|NO_SUCH|UNRECOGNIZED_CLIENT|TOKEN|PERMISSION_DENIED|UNAUTHENTICATED"
     r"|HTTP status (3\d\d|4(?!08|29)\d\d)"
 )
+_QUOTED = re.compile(r"'[^']*'")  # names of objects, which may say anything
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 _client_lock = threading.Lock()
@@ -81,7 +82,7 @@ class Store:
                 raise
             except OSError as error:
                 text, pause = str(error), next(pauses, None)
-                final = bool(_FINAL.search(text))
+                final = bool(_FINAL.search(_QUOTED.sub("", text)))
                 if pause is None or final:
                     raise StoreError(self._told(action, path, text), final=final) from None
                 time.sleep(pause * random.uniform(0.5, 1))

@@ -179,3 +179,11 @@ def test_an_endpoint_that_changes_gets_a_new_client(s3: S3Server, monkeypatch: p
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint.replace("127.0.0.1", "localhost"))
     assert store.client() is not first
     assert store.size(path("in/b")) == 300
+
+
+def test_what_an_object_is_called_does_not_make_trouble_final(s3: S3Server) -> None:
+    """Errors quote the name, in which a word such as TOKEN was taken for a refusal."""
+    s3.proxy.fail_next = 2
+    with pytest.raises(FileNotFoundError):  # the third try is answered
+        Store("s3", BUCKET).read(path("in/INVALID TOKEN.wav"))
+    assert s3.proxy.fail_next == 0
