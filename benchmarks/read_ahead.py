@@ -48,7 +48,8 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lat
             request, *lines = head.split("\r\n")
             method, path, _ = request.split(" ")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-            content = Path("/" + unquote(path.partition("?")[0]).removeprefix("/speech/")).read_bytes()
+            copied = unquote(path.partition("?")[0]).removeprefix("/speech/")
+            content = Path("/" + copied.partition("/")[2]).read_bytes()
             status, part = "200 OK", content
             if "range" in headers:
                 first, last = headers["range"].removeprefix("bytes=").split("-")
@@ -90,7 +91,8 @@ def shard_seconds(rows: list[Utterance], extractor: FeatureExtractor) -> float:
 
 
 def on_store(row: Utterance) -> Utterance:
-    return row._replace(audio_path="s3://speech" + quote(row.audio_path))
+    copy, path = row.utterance_id.rpartition("-")[2], str(Path(row.audio_path).resolve())
+    return row._replace(audio_path=f"s3://speech/{copy}{quote(path)}")
 
 
 @contextlib.contextmanager
@@ -118,8 +120,11 @@ def main() -> None:
     with Path(args.manifest).open("rb") as stream:
         read = [row for row in read_rows(stream, str(Path(args.manifest).absolute())) if isinstance(row, Utterance)]
     rows = [
+        # Under a path of its own, else a copy would be taken from the recording that was just decoded.
         row._replace(
-            utterance_id=f"{row.utterance_id}-{copy}", audio_path=str(Path(row.location).resolve()), source="speech"
+            utterance_id=f"{row.utterance_id}-{copy}",
+            audio_path="/." * copy + str(Path(row.location).resolve()),
+            source="speech",
         )
         for copy in range(args.times)
         for row in read
@@ -127,9 +132,8 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     times = measure(rows, args.latency_ms, args.rounds)
     base = statistics.median(times["local files"])
-    print(
-        f"{len(rows)} recordings\n\n| audio from | s | recordings a second | against local files |\n|---|---|---|---|"
-    )
+    print(f"{len(rows)} recordings\n\n| audio from | s | recordings a second | against local files |")
+    print("|---|---|---|---|")
     for name, seconds in times.items():
         median = statistics.median(seconds)
         print(f"| {name} | {median:.2f} | {len(rows) / median:.0f} | {base / median:.2f} |")

@@ -69,7 +69,9 @@ class Store:
         """The `pyarrow.fs.FileSystem` of this process; StoreError if it was forked from one that used the store."""
         made_for = (os.getpid(), *_endpoint(self.scheme))
         if self._client is None or self._client[0] != made_for:
-            self._client = (made_for, _connect(self.scheme, self.bucket))
+            with _client_lock:  # making one takes a tenth of a second, and all readers ask at once
+                if self._client is None or self._client[0] != made_for:
+                    self._client = (made_for, _connect(self.scheme, self.bucket))
         return self._client[1]
 
     def try_to(self, action: str, path: str, call: Callable[[Any], Any]) -> Any:
@@ -240,7 +242,10 @@ def locate(url: str) -> tuple[Store, str] | None:
 
 
 def _connect(scheme: str, bucket: str) -> Any:
-    """A client of this process. Endpoints are taken from the environment here, as Arrow looks for none."""
+    """A client of this process; called by one thread at a time.
+
+    Endpoints are taken from the environment here, as Arrow looks for none.
+    """
     if _first_used.setdefault(scheme, os.getpid()) != os.getpid() and scheme == "s3":
         raise StoreError(
             f"s3://{bucket} cannot be read in a forked process: the program it was forked from has used s3:// already, "
@@ -261,14 +266,13 @@ def _connect(scheme: str, bucket: str) -> Any:
     options["allow_delayed_open"] = True
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
     region = region or fs.resolve_s3_region(bucket)
-    with _client_lock:
-        # Arrow lets a client of S3 open as many connections as it has I/O threads (8), but at least 25.
-        threads = pa.io_thread_count()
-        pa.set_io_thread_count(max(threads, MOST_READERS))
-        try:
-            return fs.S3FileSystem(region=region, **options)
-        finally:
-            pa.set_io_thread_count(threads)
+    # Arrow lets a client of S3 open as many connections as it has I/O threads (8), but at least 25.
+    threads = pa.io_thread_count()
+    pa.set_io_thread_count(max(threads, MOST_READERS))
+    try:
+        return fs.S3FileSystem(region=region, **options)
+    finally:
+        pa.set_io_thread_count(threads)
 
 
 def _endpoint(scheme: str) -> tuple[str, ...]:
@@ -279,3 +283,12 @@ def _endpoint(scheme: str) -> tuple[str, ...]:
         return ()
     parts = urlsplit(url if "://" in url else f"{'https' if scheme == 's3' else 'http'}://{url}")
     return parts.scheme, parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")
+
+
+def _renew_lock() -> None:
+    global _client_lock
+    _client_lock = threading.Lock()
+
+
+# Another thread may hold the lock at the moment of a fork; in the copy nobody would ever let go of it.
+os.register_at_fork(after_in_child=_renew_lock)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -187,3 +189,24 @@ def test_what_an_object_is_called_does_not_make_trouble_final(s3: S3Server) -> N
     with pytest.raises(FileNotFoundError):  # the third try is answered
         Store("s3", BUCKET).read(path("in/INVALID TOKEN.wav"))
     assert s3.proxy.fail_next == 0
+
+
+def test_threads_that_begin_at_once_share_one_client(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them made its own, one after the other, which took seconds at the start of every shard's reading."""
+    made: list[str] = []
+    connect = stores._connect
+
+    def counted(scheme: str, bucket: str) -> Any:
+        made.append(bucket)
+        return connect(scheme, bucket)
+
+    monkeypatch.setattr(stores, "_connect", counted)
+    store, start = Store("s3", BUCKET), threading.Barrier(16)
+
+    def size(_: int) -> int | None:
+        start.wait(30)
+        return store.size(path("in/b"))
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(size, range(16))) == [300] * 16
+    assert made == [BUCKET]
