@@ -78,31 +78,30 @@ def librispeech() -> Path:
     return folder
 
 
+def installed(what: str, *command: Path | str) -> Path:
+    """What a script of `tools` has installed and names; a skip with what it said where it cannot."""
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"{what} NOT TESTED: {result.stderr.strip()}")
+    return Path(result.stdout.strip())
+
+
 @pytest.fixture(scope="session")
 def prism() -> Path:
     """Binary of Beam's Prism runner of our Beam version; built on first use (one to two minutes) where Go is."""
-    result = subprocess.run([str(INSTALL_PRISM)], capture_output=True, text=True)
-    if result.returncode != 0:
-        pytest.skip(f"PRISM NOT TESTED: {result.stderr.strip()}")
-    return Path(result.stdout.strip())
+    return installed("PRISM", INSTALL_PRISM)
 
 
 @pytest.fixture(scope="session")
 def boot() -> Path:
     """Beam's program that starts the workers of a container, of our Beam version; built on first use where Go is."""
-    result = subprocess.run([str(INSTALL_BOOT)], capture_output=True, text=True)
-    if result.returncode != 0:
-        pytest.skip(f"WORKERS OF CONTAINERS NOT TESTED: {result.stderr.strip()}")
-    return Path(result.stdout.strip())
+    return installed("WORKERS OF CONTAINERS", INSTALL_BOOT)
 
 
 @pytest.fixture(scope="session")
 def worker_environment() -> Path:
     """Python environment of the workers' image, without this project; made on first use (some minutes)."""
-    result = subprocess.run([str(INSTALL_WORKER), sys.executable], capture_output=True, text=True)
-    if result.returncode != 0:
-        pytest.skip(f"WORKERS OF CONTAINERS NOT TESTED: {result.stderr.strip()}")
-    return Path(result.stdout.strip())
+    return installed("WORKERS OF CONTAINERS", INSTALL_WORKER, sys.executable)
 
 
 @pytest.fixture(scope="session")
