@@ -88,6 +88,20 @@ class DoubledUtteranceError(DataError):
     stage, reason = "manifest", "doubled_utterance"
 
 
+class AlreadyThereError(DataError):
+    """The dataset that is added to holds the utterance: what was written stays."""
+
+    kind = "filtered"
+    stage, reason = "manifest", "already_there"
+
+
+class ErasedSpeakerError(DataError):
+    """The row is of a speaker who was erased from the dataset and must not come back."""
+
+    kind = "filtered"
+    stage, reason = "erase", "erased"
+
+
 class MissingAudioError(DataError):
     """There is no file at `audio_path`."""
 

@@ -11,13 +11,16 @@ import bisect
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe, canonical_json
 from ge2e_transforms.errors import ConfigError, PlanError
+from ge2e_transforms.identity import Tombstones
+from ge2e_transforms.layout import PlannedSpeaker, SpeakerRange, lay_out
+from ge2e_transforms.standing import Growth, KnownSpeaker, SplitRule, Standing, stable_hash
 from ge2e_transforms.utterance import Utterance
 
 _HASH_RANGE = 1 << 64
@@ -91,29 +94,6 @@ class ManifestSummary(NamedTuple):
     rejected: int
 
 
-class SplitRule(NamedTuple):
-    """Split of a speaker for whom no manifest names one, by its salted hash."""
-
-    salt: str
-    test_below: int
-    valid_below: int
-
-    def split_of(self, speaker: str) -> str:
-        if not self.valid_below:  # nothing is drawn
-            return schema.TRAIN_SPLIT
-        value = stable_hash(speaker, self.salt)
-        return "test" if value < self.test_below else "valid" if value < self.valid_below else schema.TRAIN_SPLIT
-
-
-class SpeakerRange(NamedTuple):
-    """Consecutive speakers of one split in one shard, or one large speaker in `parts` shards."""
-
-    first_speaker: str
-    label: int
-    shard: int
-    parts: int
-
-
 class ShardTask(NamedTuple):
     """What a worker must know to write one shard."""
 
@@ -135,7 +115,22 @@ class ShardTask(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The layout of a dataset; shards are numbered through all splits."""
+    """The layout of what a job writes; shards are numbered through all splits.
+
+    Attributes:
+        generation: names the files, and the state of the dataset once they are published.
+        content: what is asked for, whatever stood in the output before.
+        rule, ranges, shards: where rows go; no ranges where nothing is left to do.
+        speakers: those that the rows name, by split.
+        sources: in the order of their numbers.
+        manifests: what was read.
+        next_label: lowest label that no speaker has.
+        elsewhere: split of speakers that stand in another one than the rule says.
+        grows: the dataset that is added to.
+        erased: speakers whose rows are left out.
+        pseudonyms: check of the key, where ids are pseudonyms.
+        standing: generation of the dataset that stood in the output when this was planned.
+    """
 
     generation: str
     edition: int
@@ -145,11 +140,23 @@ class Plan:
     speakers: dict[str, int]
     sources: tuple[str, ...]
     manifests: tuple[ManifestSummary, ...]
-    standing: str = ""  # generation of the dataset that stood in the output when this was planned
+    content: str = ""
+    next_label: int = 0
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    kind: str = "run"
+    grows: Standing | None = None
+    erased: Tombstones | None = None
+    pseudonyms: str = ""
+    standing: str = ""
+
+    @property
+    def nothing_to_do(self) -> bool:
+        """Whether the dataset that stands has been given these rows already."""
+        return not self.ranges
 
     def range_of(self, speaker: str, split: str) -> SpeakerRange:
         """Where a speaker's rows lie that name this split, or none (then it is drawn)."""
-        ranges = self.ranges[split or self.rule.split_of(speaker)]
+        ranges = self.ranges[split or self.elsewhere.get(speaker) or self.rule.split_of(speaker)]
         return ranges[bisect.bisect_right(ranges, speaker, key=lambda entry: entry.first_speaker) - 1]
 
     def shard_of(self, row: Utterance) -> int:
@@ -168,11 +175,6 @@ class Plan:
             shards = self.shards[split]
             tasks += [ShardTask(split, number, shards, label, self.generation) for number, label in enumerate(labels)]
         return tasks
-
-
-def stable_hash(text: str, salt: str) -> int:
-    """64 bits that are the same in every process and version (Python's own `hash` is salted per process)."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=salt.encode()).digest(), "little")
 
 
 def expected_ms(row: Utterance, max_seconds: float) -> int:
@@ -195,8 +197,12 @@ def make_plan(
     config: PlanConfig,
     recipe: Recipe,
     edition: int = 0,
+    *,
+    growth: Growth | None = None,
+    erased: Tombstones | None = None,
+    pseudonyms: str = "",
 ) -> Plan:
-    """Lays out a dataset.
+    """Lays out a dataset, or what is added to one.
 
     Args:
         totals: one or more per speaker (one for each split and source its rows name), in any order.
@@ -204,6 +210,9 @@ def make_plan(
         config: who goes where.
         recipe: gives the size of a second of features, and is part of the generation.
         edition: part of the generation, too.
+        growth: what is added to; splits and labels of its speakers stay.
+        erased: part of the generation, as their rows are left out.
+        pseudonyms: check of their key, part of the content.
 
     Raises:
         PlanError: no usable row, a speaker in two splits, too few speakers to draw from.
@@ -211,24 +220,66 @@ def make_plan(
     totals, read = sorted(totals), tuple(sorted(manifests))
     if not totals:
         raise PlanError(_no_rows(read))
-    rule = _split_rule(totals, config)
-    by_split: dict[str, list[tuple[str, int]]] = {}
-    for speaker, rows in itertools.groupby(totals, key=lambda total: total.speaker):
-        entries = list(rows)
-        split = _one_split(speaker, {entry.split for entry in entries}) or rule.split_of(speaker)
-        by_split.setdefault(split, []).append((speaker, sum(entry.milliseconds for entry in entries)))
+    standing, known = (growth.standing, growth.speakers) if growth else (None, {})
+    rule = standing.rule if standing else _split_rule(totals, config)
+    by_split, elsewhere = _by_split(totals, rule, known)
     limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
     ranges: dict[str, tuple[SpeakerRange, ...]] = {}
-    label = shard = 0
+    label, shard = standing.next_label if standing else 0, 0
     for split in sorted(by_split, key=schema.split_key):
-        ranges[split] = tuple(_layout(by_split[split], limit_ms, config.min_shards, label, shard))
-        label += len(by_split[split])
+        ranges[split] = tuple(lay_out(by_split[split], limit_ms, config.min_shards, label, shard))
+        label += sum(speaker.known is None for speaker in by_split[split])
         shard = ranges[split][-1].shard + ranges[split][-1].parts
-    shards = {split: sum(entry.parts for entry in entries) for split, entries in ranges.items()}
-    speakers = {split: len(by_split[split]) for split in ranges}
-    sources = tuple(sorted({total.source for total in totals}))
-    generation = generation_of(read, config, recipe, edition)
-    return Plan(generation, edition, rule, ranges, shards, speakers, sources, read)
+    stood = standing.sources if standing else ()
+    content = content_of(read, config, recipe, kind=growth.kind if growth else "run", pseudonyms=pseudonyms)
+    return Plan(
+        generation=generation_of(content, edition, erased, standing.generation if standing else ""),
+        edition=edition,
+        rule=rule,
+        ranges=ranges,
+        shards={split: sum(entry.parts for entry in entries) for split, entries in ranges.items()},
+        speakers={split: len(by_split[split]) for split in ranges},
+        sources=(*stood, *sorted({total.source for total in totals} - set(stood))),
+        manifests=read,
+        content=content,
+        next_label=label,
+        elsewhere=elsewhere,
+        kind=growth.kind if growth else "run",
+        grows=standing,
+        erased=erased,
+        pseudonyms=pseudonyms,
+    )
+
+
+def nothing_to_do(present: Mapping[str, Any], manifests: Iterable[ManifestSummary]) -> Plan:
+    """The plan of a job whose rows the dataset that stands has been given already."""
+    rule, sources = SplitRule(**present["split_rule"]), tuple(present["datasets"])
+    generation, edition = present["generation"], present["edition"]
+    return Plan(generation, edition, rule, {}, {}, {}, sources, tuple(sorted(manifests)), standing=generation)
+
+
+def _by_split(
+    totals: Sequence[SpeakerTotal], rule: SplitRule, known: Mapping[str, KnownSpeaker]
+) -> tuple[dict[str, list[PlannedSpeaker]], dict[str, str]]:
+    """Speakers of each split, sorted; and those that stand in another one than the rule and their rows say."""
+    by_split: dict[str, list[PlannedSpeaker]] = {}
+    elsewhere: dict[str, str] = {}
+    for speaker, rows in itertools.groupby(totals, key=lambda total: total.speaker):
+        entries = list(rows)
+        named = _one_split(speaker, {entry.split for entry in entries})
+        split, stands = named or rule.split_of(speaker), known.get(speaker)
+        if stands and stands.split != split:
+            if named:
+                raise PlanError(
+                    f"speaker {speaker!r} is in split {stands.split!r} of the dataset, but the manifests name split "
+                    f"{named!r}: splits are speaker-disjoint, so name {stands.split!r} in these rows, or none"
+                )
+            split = elsewhere[speaker] = stands.split
+        label = stands.label if stands else None
+        by_split.setdefault(split, []).append(
+            PlannedSpeaker(speaker, sum(entry.milliseconds for entry in entries), label)
+        )
+    return by_split, elsewhere
 
 
 def _bytes_per_ms(recipe: Recipe) -> float:
@@ -284,51 +335,30 @@ def _bound(start: int, hashes: list[int], count: int, fraction: float) -> int:
     return hashes[last] + 1 if last < len(hashes) else _HASH_RANGE
 
 
-def generation_of(manifests: Iterable[ManifestSummary], config: PlanConfig, recipe: Recipe, edition: int) -> str:
+def content_of(
+    manifests: Iterable[ManifestSummary], config: PlanConfig, recipe: Recipe, kind: str = "run", pseudonyms: str = ""
+) -> str:
+    """First 8 hex digits of the fingerprint of what is asked for: rows, recipe, who goes where."""
+    return _short_hash(
+        {
+            "format": schema.FORMAT_VERSION,
+            "manifests": [list(entry) for entry in sorted(manifests)],
+            "plan": asdict(config),
+            "recipe": recipe.fingerprint(),
+            "kind": kind,
+            "pseudonyms": pseudonyms,
+        }
+    )
+
+
+def generation_of(content: str, edition: int, erased: Tombstones | None = None, standing: str = "") -> str:
     """First 8 hex digits of the fingerprint of all that decides the bytes of the shards.
 
     Audio files are not looked at: `edition` tells datasets apart that were made again from the same manifests.
     """
-    content = {
-        "format": schema.FORMAT_VERSION,
-        "manifests": [list(entry) for entry in sorted(manifests)],
-        "plan": asdict(config),
-        "recipe": recipe.fingerprint(),
-        "edition": edition,
-    }
+    gone = erased.to_json() if erased and erased.hashes else None
+    return _short_hash({"content": content, "edition": edition, "erased": gone, "standing": standing})
+
+
+def _short_hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:8]
-
-
-def _layout(
-    speakers: list[tuple[str, int]], limit_ms: int, min_shards: int, label: int, shard: int
-) -> Iterable[SpeakerRange]:
-    """Ranges of one split: large speakers cut in parts, the others in shards of nearly equal size."""
-    for large, group in itertools.groupby(speakers, key=lambda speaker: speaker[1] > 2 * limit_ms):
-        members = list(group)
-        if large:
-            for offset, (name, size) in enumerate(members):
-                parts = -(-size // limit_ms)
-                yield SpeakerRange(name, label + offset, shard, parts)
-                shard += parts
-        else:
-            # Between large speakers lie several runs of others: each has its share of `min_shards`.
-            share = -(-min_shards * len(members) // len(speakers))
-            starts = _cut([size for _, size in members], limit_ms, share)
-            for number, start in enumerate(starts):
-                yield SpeakerRange(members[start][0], label + start, shard + number, 1)
-            shard += len(starts)
-        label += len(members)
-
-
-def _cut(sizes: list[int], limit: int, min_shards: int) -> list[int]:
-    """First speaker of each shard: equal shares of the total, and no shard without a speaker."""
-    ends = list(itertools.accumulate(sizes))
-    count = min(len(sizes), max(-(-ends[-1] // limit), min_shards))
-    starts = [0]
-    for number in range(1, count):
-        # The speaker whose middle passes this share of the total begins the next shard.
-        ideal = bisect.bisect_left(
-            range(len(sizes)), 2 * ends[-1] * number // count, key=lambda i: 2 * ends[i] - sizes[i]
-        )
-        starts.append(min(max(ideal, starts[-1] + 1), len(sizes) - (count - number)))
-    return starts

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = "ge2e-features"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 METADATA_FILE = "metadata.json"
 
 # Keys of the tf.train.Example of one record.

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from ge2e_transforms import audio, records, schema
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import DataError, DoubledUtteranceError, LedgerRow
+from ge2e_transforms.errors import AlreadyThereError, DataError, DoubledUtteranceError, ErasedSpeakerError, LedgerRow
 from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
+from ge2e_transforms.identity import Tombstones, erased_row
 from ge2e_transforms.planning import ShardTask
 from ge2e_transforms.utterance import Utterance
 
@@ -66,6 +67,38 @@ class ShardSums:
         }
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a shard must know of people beside its rows.
+
+    Attributes:
+        labels: of those of its speakers that stand in the dataset already; the others get new ones.
+        utterances: ids of what is there of each of them.
+        erased: speakers whose rows are left out.
+        pseudonymous: ids are pseudonyms, so nothing else may tell who speaks either.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    utterances: Mapping[str, Collection[str]] = field(default_factory=dict)
+    erased: Tombstones | None = None
+    pseudonymous: bool = False
+
+    def refusal(self, row: Utterance) -> DataError | None:
+        """Why a row must not be written, whatever its audio is; None if it may be."""
+        if self.erased and self.erased.hide(row.speaker_key):
+            return ErasedSpeakerError("the speaker was erased")
+        if row.utterance_id in self.utterances.get(row.speaker_key, ()):
+            return AlreadyThereError("the dataset holds it already")
+        return None
+
+    def ledger_row(self, row: Utterance, error: DataError) -> LedgerRow:
+        """The ledger's entry for a row that could not be written."""
+        entry = ledger_row(row, error)
+        if isinstance(error, ErasedSpeakerError):
+            return erased_row(entry)
+        return entry._replace(detail="", audio_path="") if self.pseudonymous else entry
+
+
 def ledger_row(row: Utterance, error: DataError) -> LedgerRow:
     """The ledger's entry for a row that could not be written."""
     return LedgerRow(
@@ -99,11 +132,18 @@ class ShardWriter:
         extractor: built once per process.
         sources: all sources of the dataset, sorted; the index holds their numbers.
         open_audio: where encoded audio comes from.
+        known: what is known of its speakers.
     """
 
     def __init__(
-        self, task: ShardTask, extractor: FeatureExtractor, sources: tuple[str, ...], open_audio: AudioSource
+        self,
+        task: ShardTask,
+        extractor: FeatureExtractor,
+        sources: tuple[str, ...],
+        open_audio: AudioSource,
+        known: Known | None = None,
     ) -> None:
+        self._known = known or Known()
         self._task = task
         self._extractor = extractor
         self._sources = {name: number for number, name in enumerate(sources)}
@@ -119,10 +159,14 @@ class ShardWriter:
         A shard without records leaves both files empty, with 0 bytes in the result.
         """
         ordered = in_order(rows)
-        recordings = _Recordings(ordered, self._extractor.recipe, self._open_audio)
+        wanted = [row for row in ordered if not self._known.refusal(row)]
+        recordings = _Recordings(wanted, self._extractor.recipe, self._open_audio)
         with records_path.open("wb") as stream:
-            for rank, (_, group) in enumerate(itertools.groupby(ordered, key=lambda row: row.speaker_key)):
-                self._write_speaker(group, self._task.label + rank, recordings, stream)
+            label = self._task.label  # of the next new speaker
+            for speaker, group in itertools.groupby(ordered, key=lambda row: row.speaker_key):
+                known = self._known.labels.get(speaker)
+                self._write_speaker(group, label if known is None else known, recordings, stream)
+                label += known is None
         index_bytes, index_sha256 = self._write_index(index_path)
         return {
             "generation": self._task.generation,
@@ -143,13 +187,15 @@ class ShardWriter:
         for row in rows:
             self._sums.rows += 1
             try:
+                if refusal := self._known.refusal(row):
+                    raise refusal
                 _refuse_double(written, row)
                 extraction = self._extractor.extract(
                     recordings.take(row), utterance_id=row.utterance_id, keep_all=self._task.keep_all
                 )
             except DataError as error:
                 getattr(self._sums, error.kind)[error.reason] += 1
-                self._sums.ledger.append(ledger_row(row, error))
+                self._sums.ledger.append(self._known.ledger_row(row, error))
                 continue
             written = row
             session = sessions.setdefault(row.session_id, len(sessions))
@@ -188,7 +234,7 @@ class ShardWriter:
             "session_index": session,
             "source_index": self._sources[row.source],
             "flags": segment.flags,
-            "audio_path": row.audio_path,
+            "audio_path": "" if self._known.pseudonymous else row.audio_path,
             "voiced_fraction": extraction.voiced_fraction,
             "gain_db": extraction.gain_db,
             "mean": mean,

@@ -21,7 +21,8 @@ from ge2e_transforms.errors import CorruptRecordError, DatasetError
 
 # What `verify` needs of metadata beside what a reader does.
 _NEEDED = {"batch_size", "counts", "datasets", "dtype", "features", "files", "files_created", "fingerprint", "ledger"}
-_NEEDED |= {"manifests", "segments", "speakers_per_batch", "utterances_per_speaker"}
+_NEEDED |= {"erased", "history", "manifests", "next_label", "pseudonyms", "segments", "speakers_per_batch"}
+_NEEDED |= {"split_rule", "utterances_per_speaker"}
 
 
 @dataclass
@@ -64,7 +65,6 @@ def _check_metadata(dataset: Dataset) -> None:
     shards = [entry for split in dataset.splits for entry in dataset.shards(split)]
     files = [schema.shard_files(entry["base"])[0] for entry in shards if entry["records"]]
     manifests, splits = metadata["manifests"], metadata["splits"]
-    rows = sum(entry["rows"] for entry in splits.values()) + sum(entry["rejected"] for entry in manifests)
     stated = {
         "fingerprint": (metadata["fingerprint"], recipe.fingerprint()),
         "feature_shape": (metadata["feature_shape"], recipe.feature_shape),
@@ -74,7 +74,7 @@ def _check_metadata(dataset: Dataset) -> None:
         "batch_size": (metadata["batch_size"], metadata["speakers_per_batch"] * metadata["utterances_per_speaker"]),
         "files": (metadata["files"], files),
         "files_created": (metadata["files_created"], len(files)),
-        "rows of the splits and rejected rows of the manifests": (rows, metadata["counts"]["rows"]),
+        "generation": (metadata["generation"], metadata["history"][-1]["generation"]),
         "rows of the manifests": (sum(entry["rows"] for entry in manifests), metadata["counts"]["rows"]),
     }
     stated |= {f"shards of {name}": (entry["shards"], len(dataset.shards(name))) for name, entry in splits.items()}

@@ -6,120 +6,76 @@ order; nothing depends on the program that submitted the job.
 
 from __future__ import annotations
 
-import json
-import platform
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import apache_beam as beam
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ge2e_transforms import __version__, schema
-from ge2e_transforms.dataset import sha256_of
+from ge2e_transforms import schema
 from ge2e_transforms.errors import CommitError, LedgerRow
-from ge2e_transforms.planning import Plan, ShardTask
-from ge2e_transforms.records import crc32c_of
-from pipeline import storage, tables
+from ge2e_transforms.identity import nameless, unread
+from ge2e_transforms.planning import Plan
+from pipeline import growth, publishing, storage, tables
+from pipeline.assembly import Part, assemble, read_parts, remove_replaced, standing_bases
 from pipeline.options import JobConfig
-from pipeline.plan import published
 from pipeline.verdict import recorded
-from pipeline.write import finished
 
-# Small objects on a store are read so many at a time.
-_READERS = 16
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-_PACKAGES = ("apache-beam", "librosa", "numpy", "pyarrow", "scipy", "soundfile", "soxr")
+_KINDS = ("filtered", "rejected")
 
 
 def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[str, Any]:
     """Publishes the dataset and returns its metadata.
 
     Raises:
-        CommitError: a shard is not finished, the sums do not balance, too many rows are rejected, or
-            nothing was written. Nothing is published then.
+        CommitError: a shard is not finished, the sums do not balance, too many rows are rejected, nothing was
+            written, or another job has published meanwhile. Nothing is published then.
     """
-    done = _read_done(job.output, plan)
-    ledger = [*rejected, *(LedgerRow(*entry) for part in done for entry in part["ledger"])]
-    counts = _balance(plan, done, ledger)
-    previous = published(job.output)
+    previous = publishing.read(job.output)
+    stands = previous.metadata.get("generation", plan.standing)
+    if stands not in (plan.standing, plan.generation):
+        raise CommitError(
+            f"another job has published generation {stands} in {job.output} since this one (generation "
+            f"{plan.generation}) was planned, so nothing was published: run the same command again, or give another "
+            "--output"
+        )
+    if plan.nothing_to_do or (plan.grows and stands == plan.generation):
+        remove_replaced(job.output, previous.metadata)
+        return previous.metadata
+    new = read_parts(job.output, (task.base for task in plan.tasks))
+    ledger = [*_refused(plan, rejected), *(LedgerRow(*entry) for part in new for entry in part.done["ledger"])]
+    counts = _balance(plan, new, ledger)
     if _over_limit(job, counts):
         raise CommitError(_refusal(job, counts, ledger))
-    if not job.overwrite and previous.get("generation", plan.standing) not in (plan.standing, plan.generation):
-        raise CommitError(
-            f"another job has published generation {previous['generation']} in {job.output} since this one "
-            f"(generation {plan.generation}) was planned: run it with another --output, or with --overwrite"
-        )
-    metadata = _describe(job, plan, done, counts)
-    if previous.get("generation") == plan.generation:
-        metadata["token"] = previous.get("token")  # who made it, not who found it made
-    speakers = []
-    for split in plan.shards:
-        index, people = _split_tables(job, plan, done, split)
-        speakers.append(people)
-        own = [part for part in done if part["split"] == split]
-        metadata["splits"][split] = tables.split_counts(own, people, job.recipe)
-        metadata["splits"][split]["index"] = _publish_index(job, index, schema.split_index_file(split, plan.generation))
-    metadata["speakers"] = _publish_table(job, pa.concat_tables(speakers), schema.speakers_file(plan.generation))
-    metadata["ledger"] = _publish_table(job, tables.ledger_table(ledger), schema.ledger_file(plan.generation))
-    metadata["replaced"] = _replaced(job.output, previous, metadata)
-    content = json.dumps(metadata, indent=1, allow_nan=False).encode()
-    storage.write_bytes(storage.join(job.output, schema.METADATA_FILE), content)
-    _remove_unlisted(job.output, plan, metadata["replaced"])
-    return metadata
+    facts = _facts(job, plan, counts)
+    if stands == plan.generation:
+        facts["token"] = previous.metadata.get("token", facts["token"])  # who made it, not who found it made
+    if plan.grows:
+        if not counts["written"]:  # another attempt at what cannot be read, or manifests that hold nothing new
+            storage.remove(storage.join(job.output, name) for part in new for name in schema.shard_files(part.base))
+            return previous.metadata
+        old = growth.ledger_of(job.output, previous.metadata)
+        again = set(growth.retryable(old)) if plan.kind == "retry" else set()
+        facts = {**previous.metadata, **_grown_facts(facts, previous.metadata, plan, again)}
+        ledger += [row for row in old if row not in again]
+    return assemble(job.output, facts, [*_standing_parts(job, plan, previous.metadata), *new], ledger, previous)
 
 
-def listed_files(metadata: dict[str, Any]) -> set[str]:
-    """Every file of a dataset but `metadata.json`, relative to its folder; none for no metadata."""
-    if not metadata:
-        return set()
-    shards = [entry for split in metadata["shards"].values() for entry in split]
-    names = {name for entry in shards for name in schema.shard_files(entry["base"])}
-    single = [metadata["speakers"], metadata["ledger"], *(split["index"] for split in metadata["splits"].values())]
-    return names | {entry["path"] for entry in single}
+def _standing_parts(job: JobConfig, plan: Plan, metadata: Mapping[str, Any]) -> list[Part]:
+    return read_parts(job.output, standing_bases(metadata)) if plan.grows else []
 
 
-def _replaced(output: str, previous: dict[str, Any], metadata: dict[str, Any]) -> list[str]:
-    """Files to remove once `metadata` is published, with those that an attempt before died over.
-
-    They are listed in metadata, so that an attempt after one that dies from here on removes them.
-    """
-    earlier = set(previous.get("replaced", ()))
-    if previous.get("generation") != metadata["generation"]:
-        earlier = {name for name in earlier if storage.exists(storage.join(output, name))}
-    names = (listed_files(previous) | earlier) - listed_files(metadata)
-    return sorted(name for name in names if schema.OWN_FILE.fullmatch(name))
+def _refused(plan: Plan, rejected: Iterable[LedgerRow]) -> Iterable[LedgerRow]:
+    """Rows that the manifests' reader refused. Where somebody was erased it is not known whom they name."""
+    return (nameless(row) if plan.erased and unread(row) else row for row in rejected)
 
 
-def _read_done(output: str, plan: Plan) -> list[dict[str, Any]]:
-    def read(task: ShardTask) -> dict[str, Any]:
-        done = finished(output, task)
-        if done is None:
-            raise CommitError(
-                f"shard {task.base} in {output} is not finished, although its worker said so: were files "
-                "removed while the job ran? Run the same command again; finished shards are kept"
-            )
-        return done
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(read, plan.tasks))
-
-
-def _balance(plan: Plan, done: list[dict[str, Any]], ledger: list[LedgerRow]) -> dict[str, Any]:
+def _balance(plan: Plan, new: list[Part], ledger: list[LedgerRow]) -> dict[str, Any]:
     """Counts of the whole job; every manifest row must be accounted for once."""
     rows = sum(entry.rows for entry in plan.manifests)
-    written = sum(part["utterances"] for part in done)
-    by_kind = {
-        kind: tables.add_counts({row.reason: 1} for row in ledger if row.kind == kind)
-        for kind in ("filtered", "rejected")
-    }
-    total = written + sum(by_kind["filtered"].values()) + sum(by_kind["rejected"].values())
+    written = sum(part.done["utterances"] for part in new)
+    by_kind = {kind: tables.add_counts({row.reason: 1} for row in ledger if row.kind == kind) for kind in _KINDS}
+    total = written + sum(sum(by_kind[kind].values()) for kind in _KINDS)
     if total != rows:
         raise CommitError(
             f"the sums do not balance: the manifests hold {rows} rows, but {written} written + "
@@ -130,7 +86,9 @@ def _balance(plan: Plan, done: list[dict[str, Any]], ledger: list[LedgerRow]) ->
 
 
 def _over_limit(job: JobConfig, counts: dict[str, Any]) -> bool:
-    return not counts["written"] or sum(counts["rejected"].values()) > job.max_rejected * counts["rows"]
+    rejected = sum(counts["rejected"].values())
+    nothing = not counts["written"] and (job.kind == "run" or rejected)
+    return job.kind != "retry" and (bool(nothing) or rejected > job.max_rejected * counts["rows"])
 
 
 def _refusal(job: JobConfig, counts: dict[str, Any], ledger: list[LedgerRow]) -> str:
@@ -147,18 +105,15 @@ def _refusal(job: JobConfig, counts: dict[str, Any], ledger: list[LedgerRow]) ->
     )
 
 
-def _describe(job: JobConfig, plan: Plan, done: list[dict[str, Any]], counts: dict[str, Any]) -> dict[str, Any]:
-    shards: dict[str, list[dict[str, Any]]] = {split: [] for split in plan.shards}
-    for task, part in zip(plan.tasks, done, strict=True):
-        names = ("records", "frames", "records_bytes", "records_sha256", "index_bytes", "index_sha256")
-        shards[task.split].append({"base": task.base, **{name: part[name] for name in names}})
-    files = [schema.shard_files(entry["base"])[0] for split in shards.values() for entry in split if entry["records"]]
+def _facts(job: JobConfig, plan: Plan, counts: dict[str, Any]) -> dict[str, Any]:
+    """What metadata says that does not follow from the shards."""
     recipe = job.recipe
     return {
         "format": schema.FORMAT,
         "format_version": schema.FORMAT_VERSION,
         "generation": plan.generation,
         "edition": plan.edition,
+        "history": [{"kind": plan.kind, "generation": plan.generation, "content": plan.content}],
         "token": job.token,
         "fingerprint": recipe.fingerprint(),
         "feature_shape": recipe.feature_shape,
@@ -170,79 +125,32 @@ def _describe(job: JobConfig, plan: Plan, done: list[dict[str, Any]], counts: di
         "batch_size": job.speakers_per_batch * job.utterances_per_speaker,
         "datasets": list(plan.sources),
         "counts": counts,
-        "splits": {},
-        "statistics": {
-            "split": schema.TRAIN_SPLIT,
-            **tables.feature_statistics(part for part in done if part["split"] == schema.TRAIN_SPLIT),
-        },
         "recipe": recipe.to_dict(),
         "plan": asdict(job.plan),
+        "split_rule": plan.rule._asdict(),
+        "next_label": plan.next_label,
+        "pseudonyms": plan.pseudonyms,
+        "erased": plan.erased.to_json() if plan.erased else None,
         "manifests": [entry._asdict() for entry in plan.manifests],
-        "files_created": len(files),
-        "files": files,
-        "shards": shards,
-        "versions": run_versions(),
-        "cpus": sorted({part.get("cpu", "unknown") for part in done}),
     }
 
 
-def run_versions() -> dict[str, str]:
-    """What computed the dataset; kept for questions later, not part of its digest."""
-    versions = {"ge2e-features": __version__, "python": platform.python_version(), "machine": platform.machine()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "unknown"
-    return versions
-
-
-def _split_tables(job: JobConfig, plan: Plan, done: list[dict[str, Any]], split: str) -> tuple[pa.Table, pa.Table]:
-    def read(pair: tuple[ShardTask, dict[str, Any]]) -> pa.Table | None:
-        task, part = pair
-        if not part["records"]:
-            return None
-        with storage.reading(storage.join(job.output, schema.shard_files(task.base)[1])) as stream:
-            return pq.read_table(pa.BufferReader(stream.read()), columns=list(tables.SHARD_COLUMNS))
-
-    own = [pair for pair in zip(plan.tasks, done, strict=True) if pair[0].split == split]
-    with ThreadPoolExecutor(_READERS) as pool:
-        return tables.split_tables(_ahead(pool, read, own), split, job.recipe)
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """As `pool.map`, but only so many results as there are readers wait to be taken: memory does not grow."""
-    waiting: deque[Future[_Out]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) >= _READERS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _publish_table(job: JobConfig, table: pa.Table, name: str) -> dict[str, Any]:
-    with storage.building(storage.join(job.output, name)) as (path,):
-        pq.write_table(table, path, compression="zstd")
-        return _described(path, table, name)
-
-
-def _publish_index(job: JobConfig, index: pa.Table, name: str) -> dict[str, Any]:
-    with storage.building(storage.join(job.output, name)) as (path,):
-        tables.write_index(index, path)
-        with path.open("rb") as stream:
-            return {**_described(path, index, name), "crc32c": crc32c_of(stream)}
-
-
-def _described(path: Path, table: pa.Table, name: str) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        return {"path": name, "rows": len(table), "bytes": path.stat().st_size, "sha256": sha256_of(stream)}
-
-
-def _remove_unlisted(output: str, plan: Plan, names: list[str]) -> None:
-    storage.remove(storage.join(output, name) for name in names)
-    folders = [output, *(storage.join(output, split) for split in plan.shards)]
-    storage.remove(path for folder in folders for path in storage.leftovers(folder))
+def _grown_facts(
+    facts: dict[str, Any], stood: Mapping[str, Any], plan: Plan, again: Iterable[LedgerRow]
+) -> dict[str, Any]:
+    """What metadata says of a dataset after rows were added; `again`: those of its own that were tried once more."""
+    counts = {name: stood["counts"][name] + facts["counts"][name] for name in ("rows", "written")}
+    tried = tables.add_counts({row.reason: 1} for row in again)
+    counts["rows"] -= sum(tried.values())
+    for kind in _KINDS:
+        less = {reason: -number for reason, number in tried.items()} if kind == "rejected" else {}
+        sums = tables.add_counts([stood["counts"][kind], facts["counts"][kind], less])
+        counts[kind] = {reason: number for reason, number in sums.items() if number}
+    grown = {name: facts[name] for name in ("generation", "token", "datasets", "next_label", "erased")}
+    grown |= {"counts": counts, "history": [*stood["history"], *facts["history"]]}
+    if plan.kind == "add":
+        grown["manifests"] = [*stood["manifests"], *facts["manifests"]]
+    return grown
 
 
 class _CommitFn(beam.DoFn):

@@ -45,6 +45,8 @@ class JobConfig:
         max_rejected: fraction of rejected rows above which nothing is published.
         speakers_per_batch, utterances_per_speaker: N and M that the metadata proposes to the loader.
         overwrite: a dataset of another generation in `output` is replaced.
+        kind: 'run'; 'add' to the dataset in `output`, or 'retry' rows that it rejected.
+        pseudonym_key: file of the key with which ids are replaced; empty where they are written as they are.
         token: names this submission, for its verdict; begins with `TEMPLATE` where nobody waits for one.
     """
 
@@ -56,6 +58,8 @@ class JobConfig:
     speakers_per_batch: int = 8
     utterances_per_speaker: int = 4
     overwrite: bool = False
+    kind: str = "run"
+    pseudonym_key: str = ""
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -84,11 +88,23 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
     replaced = "replace another dataset in FOLDER, once the new one is complete"
     parser.add_argument("--overwrite", action="store_true", help=replaced)
-    limit = "publish nothing if more than this fraction of the rows is rejected (default: %(default)g)"
-    parser.add_argument("--max_rejected", type=float, default=0.05, metavar="F", help=limit)
+    add_max_rejected(parser)
     batch = "that the dataset proposes to the loader (default: %(default)d)"
+    add_pseudonymize(parser)
     parser.add_argument("--speakers_per_batch", type=int, default=8, metavar="N", help=f"N {batch}")
     parser.add_argument("--utterances_per_speaker", type=int, default=4, metavar="M", help=f"M {batch}")
+
+
+def add_max_rejected(parser: argparse.ArgumentParser) -> None:
+    """The flag that says how much may be wrong."""
+    limit = "publish nothing if more than this fraction of the rows is rejected (default: %(default)g)"
+    parser.add_argument("--max_rejected", type=float, default=0.05, metavar="F", help=limit)
+
+
+def add_pseudonymize(parser: argparse.ArgumentParser) -> None:
+    """The flag that keeps ids out of the dataset."""
+    pseudonyms = "write keyed pseudonyms instead of ids, and no paths of audio; KEYFILE holds 16 to 64 random bytes"
+    parser.add_argument("--pseudonymize", default="", metavar="KEYFILE", help=pseudonyms)
 
 
 def add_recipe(group: argparse._ArgumentGroup) -> None:
@@ -138,8 +154,14 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         speakers_per_batch=args.speakers_per_batch,
         utterances_per_speaker=args.utterances_per_speaker,
         overwrite=args.overwrite,
+        pseudonym_key=key_file(args),
         token=uuid.uuid4().hex[:16],
     )
+
+
+def key_file(args: argparse.Namespace) -> str:
+    """The file of `--pseudonymize`; empty without it."""
+    return absolute("--pseudonymize", args.pseudonymize) if args.pseudonymize else ""
 
 
 def chosen_recipe(args: argparse.Namespace) -> Recipe:

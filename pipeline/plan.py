@@ -4,67 +4,92 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 
 from ge2e_transforms import lengths
+from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import PlanError
-from ge2e_transforms.planning import ManifestSummary, Plan, generation_of, make_plan
+from ge2e_transforms.identity import Tombstones
+from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, content_of, make_plan, nothing_to_do
 from ge2e_transforms.row_chunks import place
-from ge2e_transforms.schema import FORMAT, FORMAT_VERSION, METADATA_FILE
-from pipeline import storage
+from pipeline import growth, publishing
 from pipeline.options import JobConfig
+from pipeline.read import read_key
 from pipeline.verdict import recorded
 
 
-def published(output: str) -> dict[str, Any]:
-    """The metadata that stands in a folder; empty if there is none.
-
-    Raises:
-        PlanError: the file is not one of ours, so it may not be replaced.
-    """
-    path = storage.join(output, METADATA_FILE)
-    try:
-        content: Any = json.loads(storage.read_bytes(path)) if storage.exists(path) else {"format": FORMAT}
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise PlanError(f"{path} was not written by this program, so it is not replaced: choose another --output")
-    if content and content.get("format_version") != FORMAT_VERSION:
-        raise PlanError(
-            f"{path} has format version {content.get('format_version')!r}, expected {FORMAT_VERSION}: choose another "
-            "--output, or the version of ge2e-features that wrote it"
-        )
-    return content
-
-
-def choose_edition(job: JobConfig, present: dict[str, Any], summaries: Iterable[ManifestSummary]) -> int:
+def choose_edition(job: JobConfig, present: Mapping[str, Any], content: str) -> int | None:
     """Which edition of its dataset a job makes, given the metadata that stands in its output.
 
-    The one that stands there, if it is of the same content: its shards are adopted. With `overwrite` the
-    next one, made anew (a killed attempt at it goes on with the same command). A first one otherwise.
+    The one that stands there, if it is of the same content: its shards are adopted; None if it has been added to or
+    erased from since. With `overwrite` the next one, made anew (a killed attempt at it goes on with the same
+    command). A first one otherwise.
 
     Raises:
         PlanError: a dataset of another content stands there, and there is no `overwrite`.
     """
-    edition: int = present.get("edition", 0)
     if not present:
         return 0
-    generation = generation_of(summaries, job.plan, job.recipe, edition)
-    if present.get("generation") == generation:
-        # A job that a cluster starts again after it has published is done.
-        again = job.overwrite and present.get("token") != job.token
-        return edition + 1 if again else edition
+    edition: int = present["edition"]
+    if present["history"][0]["content"] == content:
+        if job.overwrite and present["token"] != job.token:  # a job that a cluster starts again is done
+            return edition + 1
+        return edition if len(present["history"]) == 1 else None
     if job.overwrite:
         return 0
     raise PlanError(
-        f"{job.output} already holds a complete dataset (generation {present.get('generation')}), made from other "
-        f"manifests or options than these (generation {generation}): give --overwrite to replace it once the new "
-        "one is complete, or another --output"
+        f"{job.output} already holds a complete dataset (generation {present['generation']}), made from other "
+        f"manifests or options than these (content {content}): give --overwrite to replace it once the new one is "
+        "complete, or another --output; `ge2e add` adds other manifests to it"
     )
+
+
+def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable[ManifestSummary]) -> Plan:
+    """The plan of a job, given what stands in its output.
+
+    Raises:
+        PlanError: what stands there and the job do not go together, or the rows cannot be laid out.
+    """
+    present, summaries = publishing.read(job.output).metadata, list(summaries)
+    erased = Tombstones.of(present) if present.get("erased") else None
+    pseudonyms = "" if job.pseudonym_key == "" else read_key(job.pseudonym_key).check
+    content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms)
+    growing, edition = None, None
+    if job.kind == "run":
+        edition = choose_edition(job, present, content)
+        done = edition is None
+    else:
+        check_growth(job.output, present, job.recipe, pseudonyms)
+        done = present["token"] == job.token or {"kind": "add", "content": content} in _added(present)
+        growing = None if done else growth.growth_of(job.output, job.kind, present)
+    if done:
+        return nothing_to_do(present, summaries)
+    plan = make_plan(
+        totals, summaries, job.plan, job.recipe, edition or 0, growth=growing, erased=erased, pseudonyms=pseudonyms
+    )
+    return dataclasses.replace(plan, standing=present.get("generation", ""))
+
+
+def _added(present: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [{"kind": entry["kind"], "content": entry["content"]} for entry in present["history"]]
+
+
+def check_growth(output: str, present: Mapping[str, Any], recipe: Recipe, pseudonyms: str) -> None:
+    """Refuses to add to what is not there, or was made otherwise.
+
+    Raises:
+        PlanError: no dataset, another recipe, another key of pseudonyms.
+    """
+    if not present:
+        raise PlanError(f"{output} holds no complete dataset to add to: `ge2e run` makes one")
+    growth.refuse_other_recipe(output, present, recipe)
+    if present["pseudonyms"] != pseudonyms:
+        given = "another key" if pseudonyms and present["pseudonyms"] else "none" if not pseudonyms else "one"
+        wanted = "by the key it was made with" if present["pseudonyms"] else "none"
+        raise PlanError(f"{output} needs --pseudonymize to be {wanted}, got {given}: one dataset has one key")
 
 
 class _PlanDatasetFn(beam.DoFn):
@@ -75,11 +100,7 @@ class _PlanDatasetFn(beam.DoFn):
 
     def process(self, _: None, totals: Iterable[bytes], summaries: Iterable[ManifestSummary]) -> Iterator[Plan]:
         with recorded(self._job.output, self._job.token):
-            speakers = itertools.chain.from_iterable(map(lengths.totals, totals))
-            present = published(self._job.output)
-            edition = choose_edition(self._job, present, summaries)
-            plan = make_plan(speakers, summaries, self._job.plan, self._job.recipe, edition)
-            yield dataclasses.replace(plan, standing=present.get("generation", ""))
+            yield plan_job(self._job, itertools.chain.from_iterable(map(lengths.totals, totals)), summaries)
 
 
 def sum_lengths(bucket: tuple[int, Iterable[bytes]]) -> bytes:
@@ -115,7 +136,7 @@ class PlanDataset(beam.PTransform):
 
 def assign_shards(chunk: bytes, plan: Plan) -> Iterable[tuple[int, bytes]]:
     """(number of a shard, its rows in this chunk)."""
-    return place(chunk, plan).items()
+    return place(chunk, plan).items() if plan.ranges else ()
 
 
 def announce_shards(plan: Plan) -> list[tuple[int, bytes]]:

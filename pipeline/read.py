@@ -13,12 +13,13 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
 from ge2e_transforms import lengths
-from ge2e_transforms.errors import LedgerRow, ManifestError
+from ge2e_transforms.errors import ConfigError, LedgerRow, ManifestError
+from ge2e_transforms.identity import Pseudonyms, nameless
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.planning import ManifestSummary
 from ge2e_transforms.row_chunks import CHUNK_BYTES, CHUNK_ROWS, pack
 from ge2e_transforms.utterance import Utterance
-from pipeline import metrics, storage
+from pipeline import growth, metrics, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
 
@@ -47,6 +48,26 @@ def _open(path: str) -> Iterator[BinaryIO]:
         raise ManifestError(f"{path} cannot be read ({error.strerror}): expected a file that you may read") from error
 
 
+def _is_of(entry: LedgerRow, row: Utterance) -> bool:
+    """Whether a row is the one that the ledger speaks of: the manifest may have changed since."""
+    return (entry.speaker_id, entry.utterance_id) == (row.speaker_key, row.utterance_id)
+
+
+def read_key(path: str) -> Pseudonyms:
+    """The key of `--pseudonymize`, from a file that is read where it is needed and never part of a job.
+
+    Raises:
+        ConfigError: no such file, or no key in it.
+    """
+    try:
+        return Pseudonyms(storage.read_bytes(path))
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise ConfigError(
+            f"--pseudonymize={path} cannot be read ({error.strerror}): expected a file of random bytes "
+            "(head -c 32 /dev/urandom > KEYFILE), kept apart from the dataset"
+        ) from error
+
+
 class _ReadManifestFn(beam.DoFn):
     """One manifest file to its rows; a bad row becomes a ledger row."""
 
@@ -59,7 +80,7 @@ class _ReadManifestFn(beam.DoFn):
             held: list[Utterance] = []
             sums: lengths.Lengths = {}
             with _open(path) as stream:
-                for row in read_rows(stream, path):
+                for row in self._wanted(self._read(stream, path), path):
                     rows += 1
                     if isinstance(row, LedgerRow):
                         rejected += 1
@@ -74,6 +95,31 @@ class _ReadManifestFn(beam.DoFn):
             metrics.counter(metrics.ROWS_READ).inc(rows)
             metrics.counter(metrics.ROWS_REJECTED).inc(rejected)
             yield TaggedOutput(SUMMARIES, ManifestSummary(path, storage.sha256(path), rows, rejected))
+
+    def _read(self, stream: BinaryIO, path: str) -> Iterator[Utterance | LedgerRow]:
+        items = read_rows(stream, path)
+        if not self._job.pseudonym_key:
+            return items
+        pseudonyms = read_key(self._job.pseudonym_key)
+        return (nameless(item) if isinstance(item, LedgerRow) else pseudonyms.row(item) for item in items)
+
+    def _wanted(self, items: Iterator[Utterance | LedgerRow], path: str) -> Iterator[Utterance | LedgerRow]:
+        """All rows; for a retry those that were rejected, and what the ledger said of them where others stand now."""
+        if self._job.kind != "retry":
+            yield from items
+            return
+        present = publishing.read(self._job.output).metadata
+        left = {
+            row.position: row
+            for row in growth.retryable(growth.ledger_of(self._job.output, present))
+            if row.manifest == path
+        }
+        for item in items:
+            asked = left.get(item.position)
+            if isinstance(item, Utterance) and asked and _is_of(asked, item):
+                del left[item.position]
+                yield item
+        yield from left.values()
 
     def _packed(
         self, rows: list[Utterance], sums: lengths.Lengths, last: bool = False

@@ -13,24 +13,37 @@ import pyarrow as pa
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import LedgerRow
+from pipeline.layers import Layer, concatenated, join, session_names
 
 # Read from the index of each shard: the sampler's integers, and what speakers are summed up by.
 SHARD_COLUMNS = (*schema.SAMPLER_COLUMNS, "speaker_id", "session_id", "source")
 
 
-def split_tables(shards: Iterable[pa.Table | None], split: str, recipe: Recipe) -> tuple[pa.Table, pa.Table]:
+def split_tables(
+    shards: Iterable[pa.Table | None], split: str, recipe: Recipe, *, layered: bool = False
+) -> tuple[pa.Table, pa.Table]:
     """Index and speakers of a split from the indexes of its shards (None for a shard without records).
 
     A large speaker lies in several shards, each of which counts its utterances and sessions from 0: here
     they are numbered through. Shards are taken one after the other, and their text is let go once its speakers are
-    summed up: what is kept of a record are the 29 bytes of the index.
+    summed up: what is kept of a record are the 29 bytes of the index. `layered`: shards of several jobs, so that
+    speakers may return after others; the names of all sessions are kept too, then.
     """
-    indexes, speakers = [schema.split_index_schema().empty_table()], [schema.speakers_schema().empty_table()]
+    indexes: list[pa.Table] = []
+    speakers, layers = [schema.speakers_schema().empty_table()], []
     for part in _whole_speakers(shards):
         numbered = number_through(part)
-        speakers.append(speaker_table(numbered, split, recipe))
-        indexes.append(numbered.select(schema.SPLIT_COLUMNS).cast(schema.split_index_schema()))
-    return pa.concat_tables(indexes).combine_chunks(), pa.concat_tables(speakers)
+        index = numbered.select(schema.SPLIT_COLUMNS).cast(schema.split_index_schema())
+        people = speaker_table(numbered, split, recipe)
+        if layered:
+            layers.append(Layer(index, people, session_names(numbered)))
+        else:
+            indexes.append(index)
+            speakers.append(people)
+    if layers:
+        indexes, joined = join(layers)
+        speakers.append(joined)
+    return concatenated(indexes), pa.concat_tables(speakers)
 
 
 def _whole_speakers(shards: Iterable[pa.Table | None]) -> Iterator[pa.Table]:
@@ -137,7 +150,7 @@ def add_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 def split_counts(done: Sequence[dict[str, Any]], speakers: pa.Table, recipe: Recipe) -> dict[str, Any]:
     """What metadata says of one split."""
-    names = ("rows", "utterances", "records", "frames")
+    names = ("utterances", "records", "frames")
     counts = {name: sum(entry[name] for entry in done) for name in names}
     seconds = recipe.seconds(counts["frames"], counts["records"])
     return {"speakers": len(speakers), **counts, "seconds": round(seconds, 3), "shards": len(done)}

@@ -16,26 +16,27 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
-from ge2e_transforms.errors import LedgerRow
+from ge2e_transforms.errors import ErasedSpeakerError, LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.row_chunks import unpack
 from ge2e_transforms.schema import shard_files
-from ge2e_transforms.shards import ShardWriter, in_order, recordings_of
+from ge2e_transforms.shards import Known, ShardWriter, in_order, recordings_of
 from ge2e_transforms.utterance import Utterance, audio_location, file_of
-from pipeline import hygiene, metrics, recordings, storage
+from pipeline import growth, hygiene, metrics, recordings, storage
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
 from pipeline.resources import cpu_name
 from pipeline.verdict import recorded
 
 DONE, LEDGER = "done", "ledger"
+_NEVER = [-1]
 
 
-def finished(output: str, task: ShardTask) -> dict[str, Any] | None:
+def finished(output: str, base: str) -> dict[str, Any] | None:
     """Content of a shard's done file, if it is there and the files it speaks of are as long as it says."""
-    records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
+    records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(base))
     if not storage.exists(done_path):
         return None
     try:
@@ -53,7 +54,7 @@ def adoptable(output: str, task: ShardTask, *, published: bool) -> dict[str, Any
     Reading the shard again costs a fraction of making it, and damage on the disk would be published otherwise. A
     recording that was away or broken for a while must not stay rejected; but what is published stays as it is.
     """
-    done = finished(output, task)
+    done = finished(output, task.base)
     if done is None or (not published and done["faults"] != _states(done["faults"])):
         return None
     for name, kind in zip(shard_files(task.base), ("records", "index"), strict=False):
@@ -64,18 +65,24 @@ def adoptable(output: str, task: ShardTask, *, published: bool) -> dict[str, Any
 
 
 def write_shard(
-    output: str, task: ShardTask, rows: Iterable[Utterance], extractor: FeatureExtractor, sources: tuple[str, ...]
+    output: str,
+    task: ShardTask,
+    rows: Iterable[Utterance],
+    extractor: FeatureExtractor,
+    sources: tuple[str, ...],
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """Builds and publishes one shard: records, then index, then its done file."""
     records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
+    known = known or Known()
     ordered = in_order(rows)
     with (
-        recordings.reading(recordings_of(ordered)) as open_audio,
+        recordings.reading(recordings_of(row for row in ordered if not known.refusal(row))) as open_audio,
         storage.building(records_path, index_path) as (records_file, index_file),
     ):
-        done = ShardWriter(task, extractor, sources, open_audio).write(ordered, records_file, index_file)
+        done = ShardWriter(task, extractor, sources, open_audio, known).write(ordered, records_file, index_file)
         raise_if_interrupted()
-    done["faults"] = _states(_faulty(done))
+    done["faults"] = _faults(done, known)
     # For questions about one machine or process later; the digest of a dataset leaves them out.
     done["written_by"] = f"{platform.node()}:{os.getpid()}"
     done["cpu"] = cpu_name()
@@ -83,10 +90,18 @@ def write_shard(
     return done
 
 
+def _faults(done: dict[str, Any], known: Known) -> dict[str, list[int] | None]:
+    """State of each recording whose mending would change the shard."""
+    lost = _faulty(done)
+    # The path would tell who speaks. What is in no file's state is looked at again by each attempt.
+    return {"pseudonymous": _NEVER} if lost and known.pseudonymous else _states(lost)
+
+
 def _faulty(done: dict[str, Any]) -> list[str]:
     """Recordings that were rejected, and those that were filtered from a shard that holds nothing else."""
     rows = [LedgerRow(*entry) for entry in done["ledger"]]
-    lost = [row for row in rows if row.stage != "manifest" and (row.kind == "rejected" or not done["utterances"])]
+    other = ("manifest", ErasedSpeakerError.stage)
+    lost = [row for row in rows if row.stage not in other and (row.kind == "rejected" or not done["utterances"])]
     return sorted({file_of(audio_location(row.manifest, row.audio_path)) for row in lost})
 
 
@@ -113,15 +128,20 @@ class _WriteShardsFn(beam.DoFn):
         with recorded(self._job.output, self._job.token):
             done = adoptable(self._job.output, task, published=plan.standing == plan.generation)
             if done is None:
-                assert self._extractor is not None  # set up by Beam before any element
                 rows = itertools.chain.from_iterable(map(unpack, parcels))
-                done = write_shard(self._job.output, task, rows, self._extractor, plan.sources)
+                done = self._write(task, list(rows), plan)
                 _count(done)
             else:
                 metrics.counter(metrics.SHARDS_ADOPTED).inc()
         for entry in done["ledger"]:
             yield TaggedOutput(LEDGER, LedgerRow(*entry))
         yield shard_files(task.base)[2]
+
+    def _write(self, task: ShardTask, rows: list[Utterance], plan: Plan) -> dict[str, Any]:
+        assert self._extractor is not None  # set up by Beam before any element
+        labels, present = growth.known_of(self._job.output, plan, task.split, rows)
+        known = Known(labels, present, plan.erased, pseudonymous=bool(plan.pseudonyms))
+        return write_shard(self._job.output, task, rows, self._extractor, plan.sources, known)
 
 
 def _count(done: dict[str, Any]) -> None:

@@ -1,0 +1,65 @@
+"""Speakers of a split to shards of nearly equal size, with large speakers cut in parts. Pure functions of sizes."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class PlannedSpeaker(NamedTuple):
+    """One speaker of a split; those of a split are laid out in sorted order."""
+
+    name: str
+    milliseconds: int
+    known: int | None  # label, of a speaker that stands already
+
+
+class SpeakerRange(NamedTuple):
+    """Consecutive speakers of one split in one shard, or one large speaker in `parts` shards."""
+
+    first_speaker: str
+    label: int
+    shard: int
+    parts: int
+
+
+def lay_out(
+    speakers: list[PlannedSpeaker], limit_ms: int, min_shards: int, label: int, shard: int
+) -> Iterator[SpeakerRange]:
+    """Ranges of one split: large speakers cut in parts, the others in shards of nearly equal size.
+
+    `label` is that of the first new speaker.
+    """
+    for large, group in itertools.groupby(speakers, key=lambda speaker: speaker.milliseconds > 2 * limit_ms):
+        members = list(group)
+        # How many new speakers come before each.
+        before = [0, *itertools.accumulate(member.known is None for member in members)]
+        if large:
+            for offset, member in zip(before, members, strict=False):
+                parts = -(-member.milliseconds // limit_ms)
+                yield SpeakerRange(member.name, label + offset, shard, parts)
+                shard += parts
+        else:
+            # Between large speakers lie several runs of others: each has its share of `min_shards`.
+            share = -(-min_shards * len(members) // len(speakers))
+            starts = _cut([member.milliseconds for member in members], limit_ms, share)
+            for number, start in enumerate(starts):
+                yield SpeakerRange(members[start].name, label + before[start], shard + number, 1)
+            shard += len(starts)
+        label += before[-1]
+
+
+def _cut(sizes: list[int], limit: int, min_shards: int) -> list[int]:
+    """First speaker of each shard: equal shares of the total, and no shard without a speaker."""
+    ends = list(itertools.accumulate(sizes))
+    count = min(len(sizes), max(-(-ends[-1] // limit), min_shards))
+    starts = [0]
+    for number in range(1, count):
+        # The speaker whose middle passes this share of the total begins the next shard.
+        ideal = bisect.bisect_left(
+            range(len(sizes)), 2 * ends[-1] * number // count, key=lambda i: 2 * ends[i] - sizes[i]
+        )
+        starts.append(min(max(ideal, starts[-1] + 1), len(sizes) - (count - number)))
+    return starts
