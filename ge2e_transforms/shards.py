@@ -39,31 +39,58 @@ _RETRY_WAITS_S = (1.0, 5.0)
 
 
 @dataclass
-class ShardSums:
-    """What a shard holds, as its done file says it. Sums add up over shards; sha256 and bytes do not."""
+class FrameSums:
+    """Records and frames of a shard, and per-bin sums over them. They add up over shards."""
 
-    rows: int = 0
-    utterances: int = 0
-    speakers: int = 0
     records: int = 0
     frames: int = 0
-    filtered: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
-    ledger: list[LedgerRow] = field(default_factory=list)
     bin_sums: npt.NDArray[np.float64] | None = None
     bin_squares: npt.NDArray[np.float64] | None = None
 
+    def add(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Adds a record `[frames, bins]`; returns its own mean and deviation per bin."""
+        exact = values.astype(np.float64)
+        if values.dtype.kind == "i":
+            exact /= schema.PCM16_SCALE
+        # Along the first axis NumPy adds row by row, so the order is fixed.
+        sums, squares = np.add.reduce(exact, axis=0), np.add.reduce(np.square(exact), axis=0)
+        self.records += 1
+        self.frames += len(values)
+        self.bin_sums = sums if self.bin_sums is None else self.bin_sums + sums
+        self.bin_squares = squares if self.bin_squares is None else self.bin_squares + squares
+        mean = sums / len(values)
+        deviation = np.sqrt(np.maximum(squares / len(values) - np.square(mean), 0))
+        return mean.astype(np.float32), deviation.astype(np.float32)
+
     def to_json(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in ("rows", "utterances", "speakers", "records", "frames")},
-            "filtered": dict(sorted(self.filtered.items())),
-            "rejected": dict(sorted(self.rejected.items())),
-            "ledger": [list(row) for row in self.ledger],
+            "records": self.records,
+            "frames": self.frames,
             "statistics": {
                 "frames": self.frames,
                 "sums": [] if self.bin_sums is None else self.bin_sums.tolist(),
                 "squares": [] if self.bin_squares is None else self.bin_squares.tolist(),
             },
+        }
+
+
+@dataclass
+class ShardSums:
+    """What a shard holds, as its done file says it."""
+
+    rows: int = 0
+    utterances: int = 0
+    speakers: int = 0
+    filtered: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    ledger: list[LedgerRow] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in ("rows", "utterances", "speakers")},
+            "filtered": dict(sorted(self.filtered.items())),
+            "rejected": dict(sorted(self.rejected.items())),
+            "ledger": [list(row) for row in self.ledger],
         }
 
 
@@ -149,7 +176,7 @@ class ShardWriter:
         self._sources = {name: number for number, name in enumerate(sources)}
         self._open_audio = open_audio
         self._columns: dict[str, list[Any]] = {name: [] for name in schema.index_schema(extractor.recipe.n_bins).names}
-        self._sums = ShardSums()
+        self._sums, self._frames = ShardSums(), FrameSums()
         self._digest = hashlib.sha256()
         self._offset = 0
 
@@ -167,7 +194,7 @@ class ShardWriter:
                 known = self._known.labels.get(speaker)
                 self._write_speaker(group, label if known is None else known, recordings, stream)
                 label += known is None
-        index_bytes, index_sha256 = self._write_index(index_path)
+        table = pa.Table.from_pydict(self._columns, schema=schema.index_schema(self._extractor.recipe.n_bins))
         return {
             "generation": self._task.generation,
             "split": self._task.split,
@@ -175,9 +202,9 @@ class ShardWriter:
             "shards": self._task.shards,
             "records_bytes": self._offset,
             "records_sha256": self._digest.hexdigest(),
-            "index_bytes": index_bytes,
-            "index_sha256": index_sha256,
+            **write_index(table, index_path),
             **self._sums.to_json(),
+            **self._frames.to_json(),
         }
 
     def _write_speaker(self, rows: Iterable[Utterance], label: int, recordings: _Recordings, stream: BinaryIO) -> None:
@@ -223,7 +250,7 @@ class ShardWriter:
         framed, payload = records.encode_record(segment.values, fields)
         stream.write(framed)
         self._digest.update(framed)
-        mean, deviation = self._add_statistics(segment.values)
+        mean, deviation = self._frames.add(segment.values)
         values = {
             **repeated,
             "offset": self._offset,
@@ -244,30 +271,14 @@ class ShardWriter:
             column.append(values[name])
         self._offset += len(framed)
 
-    def _add_statistics(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Adds a record's sums to the shard's; returns its own mean and deviation per bin."""
-        exact = values.astype(np.float64)
-        if values.dtype.kind == "i":
-            exact /= schema.PCM16_SCALE
-        # Along the first axis NumPy adds row by row, so the order is fixed.
-        sums, squares = np.add.reduce(exact, axis=0), np.add.reduce(np.square(exact), axis=0)
-        totals = self._sums
-        totals.records += 1
-        totals.frames += len(values)
-        totals.bin_sums = sums if totals.bin_sums is None else totals.bin_sums + sums
-        totals.bin_squares = squares if totals.bin_squares is None else totals.bin_squares + squares
-        mean = sums / len(values)
-        deviation = np.sqrt(np.maximum(squares / len(values) - np.square(mean), 0))
-        return mean.astype(np.float32), deviation.astype(np.float32)
 
-    def _write_index(self, path: Path) -> tuple[int, str]:
-        if not self._columns["offset"]:
-            path.write_bytes(b"")
-            return 0, hashlib.sha256().hexdigest()
-        table = pa.Table.from_pydict(self._columns, schema=schema.index_schema(self._extractor.recipe.n_bins))
+def write_index(table: pa.Table, path: Path) -> dict[str, Any]:
+    """Writes the index of a shard, empty for one without records, and returns what its done file says of it."""
+    path.write_bytes(b"")
+    if len(table):
         pq.write_table(table, path, compression="zstd")
-        content = path.read_bytes()
-        return len(content), hashlib.sha256(content).hexdigest()
+    content = path.read_bytes()
+    return {"index_bytes": len(content), "index_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _refuse_double(written: Utterance | None, row: Utterance) -> None:

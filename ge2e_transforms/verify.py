@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from ge2e_transforms import records, schema
 from ge2e_transforms.dataset import Dataset, sha256_of
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
+from ge2e_transforms.identity import Tombstones
 
 # What `verify` needs of metadata beside what a reader does.
 _NEEDED = {"batch_size", "counts", "datasets", "dtype", "features", "files", "files_created", "fingerprint", "ledger"}
@@ -119,7 +120,13 @@ def _check_speakers(dataset: Dataset) -> dict[str, tuple[int, str]]:
         doubled = [value for value, count in Counter(table[name].to_pylist()).items() if count > 1]
         if doubled:
             raise DatasetError(f"{place}: {name} {doubled[0]!r} stands more than once: splits are not disjoint")
-    columns = (table[name].to_pylist() for name in ("speaker_id", "label", "split"))
+    columns = [table[name].to_pylist() for name in ("speaker_id", "label", "split")]
+    if erased := list(filter(Tombstones.of(dataset.metadata).hide, columns[0])):
+        raise DatasetError(f"{place}: speaker {erased[0]!r} was erased, but is there")
+    if (highest := max(columns[1], default=-1)) >= dataset.metadata["next_label"]:
+        raise DatasetError(
+            f"{place}: label {highest} is given, but {dataset.metadata['next_label']} is the next one by metadata.json"
+        )
     return {speaker: (label, split) for speaker, label, split in zip(*columns, strict=True)}
 
 
@@ -154,8 +161,10 @@ def _check_shard(
             raise DatasetError(
                 f"{path}: {entry['records']} records end at {stream.tell()}, expected {entry['records_bytes']}"
             )
-    if frames != entry["frames"]:
-        raise DatasetError(f"{path}: expected {entry['frames']} frames, got {frames}")
+    labels = list(pc.min_max(index["label"]).as_py().values())
+    for name, got in (("frames", frames), ("labels", labels)):
+        if got != entry[name]:
+            raise DatasetError(f"{path}: expected {name} {entry[name]}, got {got}")
     return index.select([*schema.SAMPLER_COLUMNS, "session_id"])
 
 

@@ -34,7 +34,7 @@ def known_of(
     if plan.grows is None:
         return {}, {}
     table = _speakers(output, plan.grows.speakers_file)
-    speakers = pa.array({row.speaker_key for row in rows}, pa.string())
+    speakers = texts({row.speaker_key for row in rows})
     table = table.filter(pc.is_in(table["speaker_id"], speakers))
     labels = dict(zip(table["speaker_id"].to_pylist(), table["label"].to_pylist(), strict=True))
     present: dict[str, set[str]] = {}
@@ -44,6 +44,11 @@ def known_of(
         for speaker, utterance in zip(*(index[name].to_pylist() for name in index.column_names), strict=True):
             present.setdefault(speaker, set()).add(utterance)
     return labels, present
+
+
+def speakers_of(output: str, metadata: Mapping[str, Any]) -> set[str]:
+    """All speakers of a dataset, as `namespace/speaker_id`."""
+    return set(_speakers(output, metadata["speakers"]["path"])["speaker_id"].to_pylist())
 
 
 def ledger_of(output: str, metadata: Mapping[str, Any]) -> list[LedgerRow]:
@@ -71,10 +76,15 @@ def refuse_other_recipe(output: str, metadata: Mapping[str, Any], recipe: Recipe
     )
 
 
+def texts(values: Iterable[str]) -> pa.Array:
+    """A set of texts, to look up in a column."""
+    return pa.array(sorted(values), pa.string())
+
+
 def read_table(path: str, *columns: str) -> pa.Table:
-    """Some columns of a Parquet file, wherever it lies."""
+    """Some columns of a Parquet file (all, if none is named), wherever it lies."""
     with storage.reading(path) as stream:
-        return pq.read_table(pa.BufferReader(stream.read()), columns=list(columns))
+        return pq.read_table(pa.BufferReader(stream.read()), columns=list(columns) or None)
 
 
 @functools.lru_cache(maxsize=1)  # each shard of a worker asks for it

@@ -31,6 +31,7 @@ from pipeline.resources import cpu_name
 from pipeline.verdict import recorded
 
 DONE, LEDGER = "done", "ledger"
+UNKNOWN = "pseudonymous"  # instead of the paths of recordings
 _NEVER = [-1]
 
 
@@ -92,12 +93,12 @@ def write_shard(
 
 def _faults(done: dict[str, Any], known: Known) -> dict[str, list[int] | None]:
     """State of each recording whose mending would change the shard."""
-    lost = _faulty(done)
+    lost = faulty(done)
     # The path would tell who speaks. What is in no file's state is looked at again by each attempt.
-    return {"pseudonymous": _NEVER} if lost and known.pseudonymous else _states(lost)
+    return {UNKNOWN: _NEVER} if lost and known.pseudonymous else _states(lost)
 
 
-def _faulty(done: dict[str, Any]) -> list[str]:
+def faulty(done: dict[str, Any]) -> list[str]:
     """Recordings that were rejected, and those that were filtered from a shard that holds nothing else."""
     rows = [LedgerRow(*entry) for entry in done["ledger"]]
     other = ("manifest", ErasedSpeakerError.stage)

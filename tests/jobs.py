@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,8 @@ from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, expected_ms, make_plan
 from ge2e_transforms.row_chunks import pack, place, unpack
 from ge2e_transforms.utterance import Utterance
-from pipeline import metrics
-from pipeline.commit import listed_files
+from pipeline import metrics, publishing
+from pipeline.assembly import listed_files
 from pipeline.main import RunResult, run
 from pipeline.options import JobConfig
 from pipeline.write import write_shard
@@ -73,6 +74,7 @@ def planned(config: JobConfig) -> Planned:
         for row in rows
     ]
     plan = make_plan(totals, summaries, config.plan, config.recipe)
+    plan = replace(plan, standing=publishing.read(config.output).metadata.get("generation", ""))
     shards = {number: [b""] for number in range(len(plan.tasks))}
     if rows:
         for number, parcel in place(pack(rows, config.recipe.audio.max_seconds, {}), plan).items():

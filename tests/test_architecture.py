@@ -44,6 +44,7 @@ ORDER = [
     "lengths",
     "row_chunks",
     "shards",
+    "erasing",
     "selftest",
     "stores",
     "read_ahead",

@@ -43,7 +43,8 @@ from ge2e_transforms.planning import Plan, PlanConfig
 from ge2e_transforms.schema import shard_files
 from ge2e_transforms.verify import verify
 from pipeline import storage
-from pipeline.commit import CommitDataset, commit, listed_files
+from pipeline.assembly import listed_files
+from pipeline.commit import CommitDataset, commit
 from pipeline.options import JobConfig
 from pipeline.write import adoptable
 
@@ -92,7 +93,7 @@ def test_metadata(ready: tuple[JobConfig, Planned]) -> None:
     assert metadata == metadata_of(root)
     generation = made.plan.generation
     assert {name: metadata[name] for name in ("format", "format_version", "generation", "feature_shape", "dtype")} == {
-        **{"format": "ge2e-features", "format_version": 2, "generation": generation},
+        **{"format": "ge2e-features", "format_version": 3, "generation": generation},
         **{"feature_shape": [40, 121], "dtype": "float32"},
     }
     assert metadata["fingerprint"] == config.recipe.fingerprint()
@@ -107,9 +108,9 @@ def test_metadata(ready: tuple[JobConfig, Planned]) -> None:
     }
     assert list(metadata["splits"]) == ["train", "test"]
     train, test = metadata["splits"]["train"], metadata["splits"]["test"]
-    assert [(split["speakers"], split["rows"], split["utterances"], split["shards"]) for split in (train, test)] == [
-        (3, 11, 9, 3),
-        (1, 3, 3, 1),
+    assert [(split["speakers"], split["utterances"], split["shards"]) for split in (train, test)] == [
+        (3, 9, 3),
+        (1, 3, 1),
     ]
     assert metadata["files"] == [
         *(f"train/features-{generation}-{number:05d}-of-00003.tfrecord" for number in range(3)),
@@ -317,7 +318,7 @@ def test_an_attempt_after_one_that_died_removes_what_was_replaced(
     other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=True)
     made = write_all(other)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pipeline.commit._remove_unlisted", interrupt)
+        patch.setattr("pipeline.assembly.remove_replaced", interrupt)
         commit(other, made.plan, made.rejected)
     assert old <= files_in(root)
     commit(other, made.plan, made.rejected)

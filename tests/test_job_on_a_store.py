@@ -23,7 +23,7 @@ from ge2e_transforms.digest import digest
 from ge2e_transforms.files import open_folder
 from ge2e_transforms.stores import Store
 from pipeline.__main__ import main
-from pipeline.commit import listed_files
+from pipeline.assembly import listed_files
 
 FLAGS = ("--shard_mib", "2")  # some tens of shards
 

@@ -35,7 +35,7 @@ from ge2e_transforms.errors import CommitError, ConfigError, ManifestError, Plan
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.verify import verify
 from pipeline import main, metrics
-from pipeline.commit import listed_files
+from pipeline.assembly import listed_files
 from pipeline.main import RunResult
 
 

@@ -21,14 +21,23 @@ from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerT
 from ge2e_transforms.row_chunks import pack, unpack
 from ge2e_transforms.schema import FORMAT, FORMAT_VERSION
 from ge2e_transforms.utterance import Utterance
+from pipeline import publishing
 from pipeline.options import JobConfig
-from pipeline.plan import GroupByShard, PlanDataset, published
+from pipeline.plan import GroupByShard, PlanDataset
 
 SUMMARY = ManifestSummary("/m.csv", "0" * 64, 9, 0)
 
 
 def row(speaker: str, name: str, split: str = "", source: str = "corpus", seconds: float = 2.0) -> Utterance:
     return Utterance(f"{name}.wav", speaker, "ns", name, source, split=split, duration_s=seconds, manifest="/m.csv")
+
+
+def standing(generation: str, content: str, edition: int = 0) -> dict[str, Any]:
+    """As much of a dataset's metadata as a plan looks at."""
+    return {
+        **{"format": FORMAT, "format_version": FORMAT_VERSION, "generation": generation, "edition": edition},
+        **{"token": "another", "history": [{"kind": "run", "generation": generation, "content": content}]},
+    }
 
 
 def sent(rows: Iterable[Utterance], size: int = 2) -> tuple[list[bytes], list[tuple[int, bytes]]]:
@@ -121,16 +130,16 @@ def test_a_verdict_that_stands_fails_the_stage_at_once(tmp_path: Path) -> None:
 
 
 def test_a_dataset_of_other_rows_is_only_replaced_on_request(tmp_path: Path) -> None:
-    present = {"format": FORMAT, "format_version": FORMAT_VERSION, "generation": "01234567"}
+    present = standing("01234567", "89abcdef")
     (tmp_path / "metadata.json").write_text(json.dumps(present))
     rows, config = [row("s1", "a")], job(tmp_path)
     expected = make_plan([SpeakerTotal("ns/s1", "", "corpus", 2000)], [SUMMARY], config.plan, config.recipe)
-    message = f"complete dataset .generation 01234567.* .generation {expected.generation}.: give --overwrite"
+    message = f"complete dataset .generation 01234567.* .content {expected.content}.: give --overwrite"
     with pytest.raises(PlanError, match=message):
         plan_of(config, rows, [SUMMARY], [])
     stood = dataclasses.replace(expected, standing="01234567")
     plan_of(job(tmp_path, overwrite=True, token="2"), rows, [SUMMARY], [stood])
-    (tmp_path / "metadata.json").write_text(json.dumps({**present, "generation": expected.generation}))
+    (tmp_path / "metadata.json").write_text(json.dumps(standing(expected.generation, expected.content)))
     again = dataclasses.replace(expected, standing=expected.generation)
     plan_of(job(tmp_path, token="3"), rows, [SUMMARY], [again])
 
@@ -141,12 +150,7 @@ def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> 
     editions = [make_plan(totals, [SUMMARY], config.plan, config.recipe, edition) for edition in range(3)]
     assert len({plan.generation for plan in editions}) == 3
     for present, following in itertools.pairwise(editions):
-        stands = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "generation": present.generation,
-            "edition": present.edition,
-        }
+        stands = standing(present.generation, present.content, present.edition)
         (tmp_path / "metadata.json").write_text(json.dumps(stands))
         plan_of(config, rows, [SUMMARY], [dataclasses.replace(following, standing=present.generation)])
         kept = dataclasses.replace(present, standing=present.generation)
@@ -156,11 +160,11 @@ def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> 
 
 
 def test_published_metadata_is_ours_or_refused(tmp_path: Path) -> None:
-    assert published(str(tmp_path)) == {}
+    assert publishing.read(str(tmp_path)).metadata == {}
     (tmp_path / "metadata.json").write_text(
         json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "generation": "01234567"})
     )
-    assert published(str(tmp_path))["generation"] == "01234567"
+    assert publishing.read(str(tmp_path)).metadata["generation"] == "01234567"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"format": "other"}', b"\xff\xfe\x00"])
@@ -168,7 +172,7 @@ def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: by
     """It was only found out at commit, after all the work."""
     (tmp_path / "metadata.json").write_bytes(content)
     with pytest.raises(PlanError, match=r"metadata.json was not written by this program.*choose another --output"):
-        published(str(tmp_path))
+        publishing.read(str(tmp_path))
 
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1, None])
@@ -176,7 +180,7 @@ def test_a_dataset_of_another_format_version_is_not_replaced(tmp_path: Path, ver
     content = {"format": FORMAT, "format_version": version, "generation": "01234567"}
     (tmp_path / "metadata.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match=f"has format version {version}, expected {FORMAT_VERSION}: choose another"):
-        published(str(tmp_path))
+        publishing.read(str(tmp_path))
 
 
 def test_rows_go_to_the_shards_of_their_speakers() -> None:

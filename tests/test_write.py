@@ -160,9 +160,9 @@ def test_a_done_file_that_says_nothing_is_not_believed(copied: Written, damage: 
     config, made, _ = copied
     path = Path(config.output) / shard_files(made.plan.tasks[0].base)[2]
     content = path.read_bytes()[:-5] if damage == "cut" else damage.encode(errors="surrogateescape")
-    assert finished(config.output, made.plan.tasks[0]) is not None
+    assert finished(config.output, made.plan.tasks[0].base) is not None
     path.write_bytes(content)
-    assert finished(config.output, made.plan.tasks[0]) is None
+    assert finished(config.output, made.plan.tasks[0].base) is None
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -171,11 +171,11 @@ def test_a_shard_whose_files_are_gone_or_cut_is_not_finished(copied: Written, wh
     path = Path(config.output) / shard_files(made.plan.tasks[1].base)[which]
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    assert finished(config.output, made.plan.tasks[1]) is None
+    assert finished(config.output, made.plan.tasks[1].base) is None
     path.write_bytes(content)
-    assert finished(config.output, made.plan.tasks[1]) is not None
+    assert finished(config.output, made.plan.tasks[1].base) is not None
     path.unlink()
-    assert finished(config.output, made.plan.tasks[1]) is None
+    assert finished(config.output, made.plan.tasks[1].base) is None
 
 
 def test_unfinished_shards_are_written_again_with_the_same_bytes(
@@ -200,10 +200,10 @@ def test_a_done_file_without_the_state_of_its_faults_is_not_finished(copied: Wri
     config, made, _ = copied
     path = Path(config.output) / shard_files(made.plan.tasks[0].base)[2]
     content = json.loads(path.read_text())
-    assert finished(config.output, made.plan.tasks[0]) is not None
+    assert finished(config.output, made.plan.tasks[0].base) is not None
     spoilt = {**content, "faults": faults}
     path.write_text(json.dumps({name: value for name, value in spoilt.items() if value is not None}))
-    assert finished(config.output, made.plan.tasks[0]) is None
+    assert finished(config.output, made.plan.tasks[0].base) is None
 
 
 def test_a_finished_shard_with_a_flipped_byte_is_written_again(copied: Written) -> None:
@@ -236,7 +236,7 @@ def test_shards_without_records_have_a_done_file_only(tmp_path: Path) -> None:
     }
     task = made.plan.tasks[0]
     assert files_in(tmp_path / "out") == {shard_files(task.base)[2]}
-    done = finished(config.output, task)
+    done = finished(config.output, task.base)
     assert done is not None
     assert (done["rows"], done["utterances"], done["records_bytes"], done["index_bytes"]) == (1, 0, 0, 0)
 
@@ -262,7 +262,7 @@ def test_an_earlier_attempt_with_records_does_not_stand_in_the_way_of_an_empty_s
     (Path(config.output) / shard_files(task.base)[2]).unlink()
     empty = Planned(made.plan, [], {2: [b""]})
     write(config, empty, [], [shard_files(task.base)[2]])
-    assert finished(config.output, task) is not None
+    assert finished(config.output, task.base) is not None
     assert not any((Path(config.output) / name).exists() for name in shard_files(task.base)[:2])
 
 

@@ -1,0 +1,78 @@
+"""`ge2e erase`: takes speakers out of a dataset, for good."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from ge2e_transforms.errors import ConfigError, MissingExtraError
+from ge2e_transforms.utterance import shown
+
+_EPILOG = """Only the shards that hold something of a speaker are written anew, statistics are recomputed, and
+metadata.json changes over at once. A salted hash of each speaker stays, so that no later run, retry or add into this
+folder brings them back.
+
+What it cannot reach, and you have to see to yourself: copies of the folder, backups and snapshots; older versions of
+objects where the bucket keeps them; the caches of loaders (cache_dir); what was trained on the speaker's data; and the
+manifests and recordings themselves. On a disk the blocks of removed files are not overwritten.
+"""
+_UNREACHED = (
+    "not reached: copies, backups, snapshots, older versions in a bucket that keeps them, caches of loaders "
+    "(cache_dir), models trained on it, and the manifests and recordings themselves"
+)
+
+
+def add_arguments(subparsers: Any) -> None:
+    """The parser of `ge2e erase`."""
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "take speakers out of a dataset, for good"
+    parser = subparsers.add_parser("erase", help=about, description=about, epilog=_EPILOG, formatter_class=raw)
+    parser.add_argument("output", metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
+    speaker = "namespace/speaker_id; may be given more than once"
+    parser.add_argument("--speaker", action="extend", nargs="+", default=[], metavar="ID", help=speaker)
+    listed = "text file of such ids, one a line"
+    parser.add_argument("--speakers_file", metavar="FILE", help=listed)
+    key = "the ids given are the true ones, and the dataset holds their pseudonyms"
+    parser.add_argument("--pseudonymize", default="", metavar="KEYFILE", help=key)
+    parser.set_defaults(command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Says how much was erased, and what was not reached."""
+    try:
+        from pipeline import options
+        from pipeline.erase import erase
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Apache Beam, which `ge2e erase` needs,", "beam") from error
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    output = options.absolute("FOLDER", args.output)
+    speakers = _speakers(args)
+    done = erase(output, speakers, lambda shard: console.print(f"writing {shard} anew"))
+    for speaker in done.already:
+        console.print(f"{shown(speaker)} was erased before")
+    console.print(
+        f"erased {len(speakers) - len(done.already)} speaker(s): {done.utterances} utterances in {done.shards} shards, "
+        f"{done.rows} rows of the ledger (generation {done.metadata['generation']})"
+    )
+    console.print(_UNREACHED)
+    return 0
+
+
+def _speakers(args: argparse.Namespace) -> list[str]:
+    from pipeline import options, storage
+    from pipeline.read import read_key
+
+    names = list(args.speaker)
+    if args.speakers_file:
+        names += storage.read_bytes(args.speakers_file).decode().splitlines()
+    names = list(dict.fromkeys(name for name in map(str.strip, names) if name))
+    if not names:
+        raise ConfigError("nobody to erase: give --speaker namespace/speaker_id, or --speakers_file")
+    key = options.key_file(args)
+    if not key:
+        return names
+    pseudonyms = read_key(key)
+    pairs = [name.partition("/") for name in names]
+    return [f"{namespace}/{pseudonyms.speaker(namespace, speaker)}" for namespace, _, speaker in pairs]
