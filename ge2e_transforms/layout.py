@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -26,7 +26,7 @@ class SpeakerRange(NamedTuple):
 
 
 def lay_out(
-    speakers: list[PlannedSpeaker], limit_ms: int, min_shards: int, label: int, shard: int
+    speakers: Sequence[PlannedSpeaker], limit_ms: int, min_shards: int, label: int, shard: int
 ) -> Iterator[SpeakerRange]:
     """Ranges of one split: large speakers cut in parts, the others in shards of nearly equal size.
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from ge2e_transforms.planning import SpeakerTotal
+from ge2e_transforms.splits import SpeakerTotal
 
 # Milliseconds by speaker, by (split, source): the rows of one speaker may name several of both.
 Lengths: TypeAlias = dict[tuple[str, str], dict[str, int]]

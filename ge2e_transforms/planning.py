@@ -10,79 +10,24 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe, canonical_json
-from ge2e_transforms.errors import ConfigError, PlanError
+from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.layout import PlannedSpeaker, SpeakerRange, lay_out
-from ge2e_transforms.standing import Growth, KnownSpeaker, SplitRule, Standing, stable_hash
+from ge2e_transforms.splits import PlanConfig, SpeakerTotal, by_split, split_rule
+from ge2e_transforms.standing import Growth, SplitRule, Standing, stable_hash
 from ge2e_transforms.utterance import Utterance
 
-_HASH_RANGE = 1 << 64
 # Length of a row that gives none: from its file's bytes at 20 bytes a millisecond (between FLAC's 17 and
 # WAV's 32 at 16 kHz), else 8 s, about the mean of LibriSpeech and VoxCeleb. Only the balance of shards
 # depends on it.
 _BYTES_PER_MS = 20
 _DEFAULT_MS = 8000
-
-
-@dataclass(frozen=True)
-class PlanConfig:
-    """Who goes where.
-
-    Attributes:
-        test_fraction, valid_fraction: share of the speakers whose split no manifest names.
-        test_speakers, valid_speakers: exactly so many of them instead (those with the lowest hashes).
-        shard_mib: size that a shard should have.
-        min_shards: at least so many shards a split (or one a speaker), so that small jobs use all cores.
-        split_salt: another salt draws another split.
-    """
-
-    test_fraction: float = 0.0
-    valid_fraction: float = 0.0
-    test_speakers: int = 0
-    valid_speakers: int = 0
-    shard_mib: float = 128.0
-    min_shards: int = 16
-    split_salt: str = "ge2e"
-
-    def __post_init__(self) -> None:
-        for split in ("test", "valid"):
-            share, count = getattr(self, f"{split}_fraction"), getattr(self, f"{split}_speakers")
-            if not 0 <= share < 1:
-                raise ConfigError(f"{split}_fraction={share!r} cannot be used: expected a number in [0, 1)")
-            if count < 0:
-                raise ConfigError(f"{split}_speakers={count!r} cannot be used: expected 0 or more")
-            if share and count:
-                raise ConfigError(f"{split}_fraction={share!r} and {split}_speakers={count!r}: give one of the two")
-        if self.test_fraction + self.valid_fraction >= 1:
-            raise ConfigError("test_fraction and valid_fraction leave nothing to train on: their sum must be below 1")
-        if not 0 < self.shard_mib <= 2048:
-            raise ConfigError(f"shard_mib={self.shard_mib!r} cannot be used: expected a number in (0, 2048]")
-        if len(self.split_salt.encode()) > 64:  # the longest key of BLAKE2b
-            raise ConfigError(f"split_salt={self.split_salt!r} cannot be used: expected at most 64 bytes")
-        for name in ("test_fraction", "valid_fraction", "shard_mib"):  # 128 and 128.0 are one generation
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if self.min_shards < 1:
-            raise ConfigError(f"min_shards={self.min_shards!r} cannot be used: expected 1 or more")
-
-    @property
-    def draws(self) -> bool:
-        return bool(self.test_fraction or self.valid_fraction or self.test_speakers or self.valid_speakers)
-
-
-class SpeakerTotal(NamedTuple):
-    """Rows of one speaker that name one split and one source, summed up."""
-
-    speaker: str
-    split: str
-    source: str
-    milliseconds: int
 
 
 class ManifestSummary(NamedTuple):
@@ -150,7 +95,21 @@ class Plan:
     standing: str = ""
 
     @property
-    def nothing_to_do(self) -> bool:
+    def _ranges(
+    members: Mapping[str, Sequence[PlannedSpeaker]], config: PlanConfig, recipe: Recipe, label: int
+) -> tuple[dict[str, tuple[SpeakerRange, ...]], int]:
+    """The ranges of all splits, whose new speakers get labels from `label` on, and the label after the last."""
+    limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
+    ranges: dict[str, tuple[SpeakerRange, ...]] = {}
+    shard = 0
+    for split in sorted(members, key=schema.split_key):
+        ranges[split] = tuple(lay_out(members[split], limit_ms, config.min_shards, label, shard))
+        label += sum(speaker.known is None for speaker in members[split])
+        shard = ranges[split][-1].shard + ranges[split][-1].parts
+    return ranges, label
+
+
+def nothing_to_do(self) -> bool:
         """Whether the dataset that stands has been given these rows already."""
         return not self.ranges
 
@@ -219,17 +178,11 @@ def make_plan(
     """
     totals, read = sorted(totals), tuple(sorted(manifests))
     if not totals:
-        raise PlanError(_no_rows(read))
+        raise PlanError(_no_rows(read, retry=bool(growth and growth.kind == "retry")))
     standing, known = (growth.standing, growth.speakers) if growth else (None, {})
-    rule = standing.rule if standing else _split_rule(totals, config)
-    by_split, elsewhere = _by_split(totals, rule, known)
-    limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
-    ranges: dict[str, tuple[SpeakerRange, ...]] = {}
-    label, shard = standing.next_label if standing else 0, 0
-    for split in sorted(by_split, key=schema.split_key):
-        ranges[split] = tuple(lay_out(by_split[split], limit_ms, config.min_shards, label, shard))
-        label += sum(speaker.known is None for speaker in by_split[split])
-        shard = ranges[split][-1].shard + ranges[split][-1].parts
+    rule = standing.rule if standing else split_rule(totals, config)
+    members, elsewhere = by_split(totals, rule, known)
+    ranges, next_label = _ranges(members, config, recipe, standing.next_label if standing else 0)
     stood = standing.sources if standing else ()
     content = content_of(read, config, recipe, kind=growth.kind if growth else "run", pseudonyms=pseudonyms)
     return Plan(
@@ -238,11 +191,11 @@ def make_plan(
         rule=rule,
         ranges=ranges,
         shards={split: sum(entry.parts for entry in entries) for split, entries in ranges.items()},
-        speakers={split: len(by_split[split]) for split in ranges},
+        speakers={split: len(members[split]) for split in ranges},
         sources=(*stood, *sorted({total.source for total in totals} - set(stood))),
         manifests=read,
         content=content,
-        next_label=label,
+        next_label=next_label,
         elsewhere=elsewhere,
         kind=growth.kind if growth else "run",
         grows=standing,
@@ -258,81 +211,23 @@ def nothing_to_do(present: Mapping[str, Any], manifests: Iterable[ManifestSummar
     return Plan(generation, edition, rule, {}, {}, {}, sources, tuple(sorted(manifests)), standing=generation)
 
 
-def _by_split(
-    totals: Sequence[SpeakerTotal], rule: SplitRule, known: Mapping[str, KnownSpeaker]
-) -> tuple[dict[str, list[PlannedSpeaker]], dict[str, str]]:
-    """Speakers of each split, sorted; and those that stand in another one than the rule and their rows say."""
-    by_split: dict[str, list[PlannedSpeaker]] = {}
-    elsewhere: dict[str, str] = {}
-    for speaker, rows in itertools.groupby(totals, key=lambda total: total.speaker):
-        entries = list(rows)
-        named = _one_split(speaker, {entry.split for entry in entries})
-        split, stands = named or rule.split_of(speaker), known.get(speaker)
-        if stands and stands.split != split:
-            if named:
-                raise PlanError(
-                    f"speaker {speaker!r} is in split {stands.split!r} of the dataset, but the manifests name split "
-                    f"{named!r}: splits are speaker-disjoint, so name {stands.split!r} in these rows, or none"
-                )
-            split = elsewhere[speaker] = stands.split
-        label = stands.label if stands else None
-        by_split.setdefault(split, []).append(
-            PlannedSpeaker(speaker, sum(entry.milliseconds for entry in entries), label)
-        )
-    return by_split, elsewhere
-
-
 def _bytes_per_ms(recipe: Recipe) -> float:
     rows_per_ms = recipe.audio.sample_rate_hz / recipe.row_samples / 1000
     return rows_per_ms * recipe.n_bins * (2 if recipe.feature.features == "raw" else 4)
 
 
-def _no_rows(manifests: Sequence[ManifestSummary]) -> str:
+def _no_rows(manifests: Sequence[ManifestSummary], retry: bool) -> str:
+    if retry:
+        return (
+            f"no row that the ledger rejects stands in its place any more (of {len(manifests)} manifests, first "
+            f"{manifests[0].path}): were they changed? `ge2e add` takes a changed manifest"
+        )
     rows, rejected = sum(entry.rows for entry in manifests), sum(entry.rejected for entry in manifests)
     names = ", ".join(entry.path for entry in manifests[:3])
     return (
         f"no usable row in {len(manifests)} manifest(s) ({names}): {rows} rows read, {rejected} rejected. "
         "Every row needs an audio_path and a speaker_id; `ge2e manifest` writes such a file from a folder of speech"
     )
-
-
-def _one_split(speaker: str, splits: set[str]) -> str:
-    if len(splits) > 1:
-        named = " and ".join(repr(split) if split else "none" for split in sorted(splits))
-        raise PlanError(
-            f"speaker {speaker!r} is in more than one split: its rows name {named}. Splits are speaker-disjoint: "
-            "name one split in all rows of a speaker, or in none of them"
-        )
-    return splits.pop()
-
-
-def _split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule:
-    if not config.draws:
-        return SplitRule(config.split_salt, 0, 0)
-    free = sorted({stable_hash(total.speaker, config.split_salt) for total in totals if not total.split})
-    if not free:
-        raise PlanError(
-            "the manifests name the split of every speaker, so there is nothing to draw a test or valid split "
-            "from: leave out --test_speakers, --test_fraction, --valid_speakers and --valid_fraction, or make the "
-            "manifest without splits (`ge2e manifest librispeech --no-splits`)"
-        )
-    test_below = _bound(0, free, config.test_speakers, config.test_fraction)
-    valid_below = _bound(test_below, free, config.valid_speakers, config.valid_fraction)
-    train_named = any(total.split == schema.TRAIN_SPLIT for total in totals)
-    if not train_named and valid_below > free[-1]:
-        raise PlanError(
-            f"the test and valid splits would take all of the {len(free)} speakers whose split no manifest names, "
-            "but one must remain to train on: ask for fewer test and valid speakers"
-        )
-    return SplitRule(config.split_salt, test_below, valid_below)
-
-
-def _bound(start: int, hashes: list[int], count: int, fraction: float) -> int:
-    """Upper end of the hashes of a split that begins at `start`; beyond all hashes if they are too few."""
-    if not count:
-        return start + int(fraction * _HASH_RANGE)
-    last = bisect.bisect_left(hashes, start) + count - 1
-    return hashes[last] + 1 if last < len(hashes) else _HASH_RANGE
 
 
 def content_of(

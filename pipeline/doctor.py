@@ -25,7 +25,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.runner import PipelineState
 
 from ge2e_transforms.errors import ConfigError, DoctorError, Ge2eError
-from ge2e_transforms.planning import PlanConfig
+from ge2e_transforms.splits import PlanConfig
 from pipeline import dataflow, diagnosis, hygiene, interrupt, local, options, storage
 from pipeline.diagnosis import Finding
 from pipeline.examine import Report, examined

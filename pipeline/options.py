@@ -13,7 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, 
 
 from ge2e_transforms.config import PRESETS, Recipe, parse_setting
 from ge2e_transforms.errors import ConfigError
-from ge2e_transforms.planning import PlanConfig
+from ge2e_transforms.splits import PlanConfig
 from pipeline import storage
 
 LOCAL_RUNNER = "FnApiRunner"

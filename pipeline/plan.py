@@ -13,8 +13,9 @@ from ge2e_transforms import lengths
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
-from ge2e_transforms.planning import ManifestSummary, Plan, SpeakerTotal, content_of, make_plan, nothing_to_do
+from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_plan, nothing_to_do
 from ge2e_transforms.row_chunks import place
+from ge2e_transforms.splits import SpeakerTotal
 from pipeline import growth, publishing
 from pipeline.options import JobConfig
 from pipeline.read import read_key

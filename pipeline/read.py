@@ -68,6 +68,28 @@ def read_key(path: str) -> Pseudonyms:
         ) from error
 
 
+def wanted_rows(job: JobConfig, stream: BinaryIO, path: str) -> Iterator[Utterance | LedgerRow]:
+    """What a job takes of a manifest: all of it; of one that is read for a retry, the rows that were rejected.
+
+    Where other rows stand in their places now, what the ledger said of them is given again.
+    """
+    items = read_rows(stream, path)
+    if job.pseudonym_key:
+        pseudonyms = read_key(job.pseudonym_key)
+        items = (nameless(item) if isinstance(item, LedgerRow) else pseudonyms.row(item) for item in items)
+    if job.kind != "retry":
+        yield from items
+        return
+    ledger = growth.ledger_of(job.output, publishing.read(job.output).metadata)
+    left = {row.position: row for row in growth.retryable(ledger) if row.manifest == path}
+    for item in items:
+        asked = left.get(item.position)
+        if isinstance(item, Utterance) and asked and _is_of(asked, item):
+            del left[item.position]
+            yield item
+    yield from left.values()
+
+
 class _ReadManifestFn(beam.DoFn):
     """One manifest file to its rows; a bad row becomes a ledger row."""
 
@@ -80,7 +102,7 @@ class _ReadManifestFn(beam.DoFn):
             held: list[Utterance] = []
             sums: lengths.Lengths = {}
             with _open(path) as stream:
-                for row in self._wanted(self._read(stream, path), path):
+                for row in wanted_rows(self._job, stream, path):
                     rows += 1
                     if isinstance(row, LedgerRow):
                         rejected += 1
@@ -95,31 +117,6 @@ class _ReadManifestFn(beam.DoFn):
             metrics.counter(metrics.ROWS_READ).inc(rows)
             metrics.counter(metrics.ROWS_REJECTED).inc(rejected)
             yield TaggedOutput(SUMMARIES, ManifestSummary(path, storage.sha256(path), rows, rejected))
-
-    def _read(self, stream: BinaryIO, path: str) -> Iterator[Utterance | LedgerRow]:
-        items = read_rows(stream, path)
-        if not self._job.pseudonym_key:
-            return items
-        pseudonyms = read_key(self._job.pseudonym_key)
-        return (nameless(item) if isinstance(item, LedgerRow) else pseudonyms.row(item) for item in items)
-
-    def _wanted(self, items: Iterator[Utterance | LedgerRow], path: str) -> Iterator[Utterance | LedgerRow]:
-        """All rows; for a retry those that were rejected, and what the ledger said of them where others stand now."""
-        if self._job.kind != "retry":
-            yield from items
-            return
-        present = publishing.read(self._job.output).metadata
-        left = {
-            row.position: row
-            for row in growth.retryable(growth.ledger_of(self._job.output, present))
-            if row.manifest == path
-        }
-        for item in items:
-            asked = left.get(item.position)
-            if isinstance(item, Utterance) and asked and _is_of(asked, item):
-                del left[item.position]
-                yield item
-        yield from left.values()
 
     def _packed(
         self, rows: list[Utterance], sums: lengths.Lengths, last: bool = False

@@ -110,6 +110,12 @@ def _states(locations: Iterable[str]) -> dict[str, list[int] | None]:
     return {location: storage.state(location) for location in locations}
 
 
+def known_people(output: str, plan: Plan, task: ShardTask, rows: Iterable[Utterance]) -> Known:
+    """What a shard must know of the people in its rows."""
+    labels, present = growth.known_of(output, plan, task.split, rows)
+    return Known(labels, present, plan.erased, pseudonymous=bool(plan.pseudonyms))
+
+
 class _WriteShardsFn(beam.DoFn):
     """One element is one shard: (number, parcels of rows) -> path of its done file."""
 
@@ -129,20 +135,16 @@ class _WriteShardsFn(beam.DoFn):
         with recorded(self._job.output, self._job.token):
             done = adoptable(self._job.output, task, published=plan.standing == plan.generation)
             if done is None:
-                rows = itertools.chain.from_iterable(map(unpack, parcels))
-                done = self._write(task, list(rows), plan)
+                assert self._extractor is not None  # set up by Beam before any element
+                rows = list(itertools.chain.from_iterable(map(unpack, parcels)))
+                known = known_people(self._job.output, plan, task, rows)
+                done = write_shard(self._job.output, task, rows, self._extractor, plan.sources, known)
                 _count(done)
             else:
                 metrics.counter(metrics.SHARDS_ADOPTED).inc()
         for entry in done["ledger"]:
             yield TaggedOutput(LEDGER, LedgerRow(*entry))
         yield shard_files(task.base)[2]
-
-    def _write(self, task: ShardTask, rows: list[Utterance], plan: Plan) -> dict[str, Any]:
-        assert self._extractor is not None  # set up by Beam before any element
-        labels, present = growth.known_of(self._job.output, plan, task.split, rows)
-        known = Known(labels, present, plan.erased, pseudonymous=bool(plan.pseudonyms))
-        return write_shard(self._job.output, task, rows, self._extractor, plan.sources, known)
 
 
 def _count(done: dict[str, Any]) -> None:

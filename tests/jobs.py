@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +20,16 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
-from ge2e_transforms.manifest import read_rows
-from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, expected_ms, make_plan
+from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, expected_ms
 from ge2e_transforms.row_chunks import pack, place, unpack
 from ge2e_transforms.utterance import Utterance
-from pipeline import metrics, publishing
+from pipeline import metrics
 from pipeline.assembly import listed_files
 from pipeline.main import RunResult, run
 from pipeline.options import JobConfig
-from pipeline.write import write_shard
+from pipeline.plan import plan_job
+from pipeline.read import wanted_rows
+from pipeline.write import known_people, write_shard
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 300
@@ -64,7 +64,7 @@ def planned(config: JobConfig) -> Planned:
     summaries = []
     for path in config.manifests:
         with Path(path).open("rb") as stream:
-            items = list(read_rows(stream, path))
+            items = list(wanted_rows(config, stream, path))
         bad = [item for item in items if isinstance(item, LedgerRow)]
         rejected += bad
         rows += [item for item in items if isinstance(item, Utterance)]
@@ -73,10 +73,9 @@ def planned(config: JobConfig) -> Planned:
         SpeakerTotal(row.speaker_key, row.split, row.source, expected_ms(row, config.recipe.audio.max_seconds))
         for row in rows
     ]
-    plan = make_plan(totals, summaries, config.plan, config.recipe)
-    plan = replace(plan, standing=publishing.read(config.output).metadata.get("generation", ""))
+    plan = plan_job(config, totals, summaries)
     shards = {number: [b""] for number in range(len(plan.tasks))}
-    if rows:
+    if rows and plan.ranges:
         for number, parcel in place(pack(rows, config.recipe.audio.max_seconds, {}), plan).items():
             shards[number].append(parcel)
     return Planned(plan, rejected, shards)
@@ -86,8 +85,10 @@ def write_all(config: JobConfig) -> Planned:
     """Writes all shards of a job, without Beam and without commit."""
     made, extractor = planned(config), FeatureExtractor(config.recipe)
     for number, parcels in made.shards.items():
-        utterances = itertools.chain.from_iterable(map(unpack, parcels))
-        write_shard(config.output, made.plan.tasks[number], utterances, extractor, made.plan.sources)
+        utterances = list(itertools.chain.from_iterable(map(unpack, parcels)))
+        task = made.plan.tasks[number]
+        known = known_people(config.output, made.plan, task, utterances)
+        write_shard(config.output, task, utterances, extractor, made.plan.sources, known)
     return made
 
 

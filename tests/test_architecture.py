@@ -40,6 +40,7 @@ ORDER = [
     "records",
     "standing",
     "layout",
+    "splits",
     "planning",
     "lengths",
     "row_chunks",
@@ -247,7 +248,7 @@ def test_every_file_has_its_tests():
     names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
     # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
     # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
-    # utterances with whole, indexes of archives with archives.
+    # utterances with whole, indexes of archives with archives; splits, layout and what stands with planning and growth.
     without = {
         "errors",
         "checks",
@@ -260,5 +261,8 @@ def test_every_file_has_its_tests():
         "coverage",
         "loader_options",
         "utterance_rows",
+        "layout",
+        "splits",
+        "standing",
     }
     assert {path.stem for path in LIBRARY if path.stem not in without and f"test_{path.stem}.py" not in names} == set()

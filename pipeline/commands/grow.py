@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import MissingExtraError
-from ge2e_transforms.planning import PlanConfig
+from ge2e_transforms.splits import PlanConfig
 
 _ADD = """examples:
   ge2e add --manifest new.csv features
