@@ -95,21 +95,7 @@ class Plan:
     standing: str = ""
 
     @property
-    def _ranges(
-    members: Mapping[str, Sequence[PlannedSpeaker]], config: PlanConfig, recipe: Recipe, label: int
-) -> tuple[dict[str, tuple[SpeakerRange, ...]], int]:
-    """The ranges of all splits, whose new speakers get labels from `label` on, and the label after the last."""
-    limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
-    ranges: dict[str, tuple[SpeakerRange, ...]] = {}
-    shard = 0
-    for split in sorted(members, key=schema.split_key):
-        ranges[split] = tuple(lay_out(members[split], limit_ms, config.min_shards, label, shard))
-        label += sum(speaker.known is None for speaker in members[split])
-        shard = ranges[split][-1].shard + ranges[split][-1].parts
-    return ranges, label
-
-
-def nothing_to_do(self) -> bool:
+    def nothing_to_do(self) -> bool:
         """Whether the dataset that stands has been given these rows already."""
         return not self.ranges
 
@@ -202,6 +188,20 @@ def make_plan(
         erased=erased,
         pseudonyms=pseudonyms,
     )
+
+
+def _ranges(
+    members: Mapping[str, Sequence[PlannedSpeaker]], config: PlanConfig, recipe: Recipe, label: int
+) -> tuple[dict[str, tuple[SpeakerRange, ...]], int]:
+    """The ranges of all splits, whose new speakers get labels from `label` on, and the label after the last."""
+    limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
+    ranges: dict[str, tuple[SpeakerRange, ...]] = {}
+    shard = 0
+    for split in sorted(members, key=schema.split_key):
+        ranges[split] = tuple(lay_out(members[split], limit_ms, config.min_shards, label, shard))
+        label += sum(speaker.known is None for speaker in members[split])
+        shard = ranges[split][-1].shard + ranges[split][-1].parts
+    return ranges, label
 
 
 def nothing_to_do(present: Mapping[str, Any], manifests: Iterable[ManifestSummary]) -> Plan:
