@@ -41,6 +41,12 @@ class Files(Protocol):
     def match(self, pattern: str) -> list[str]:
         """Files that match a glob."""
 
+    def listing(self, folder: str) -> dict[str, int]:
+        """Bytes of the files in a folder and in its folders, by name relative to it, with '/'; empty if there is none.
+
+        What lies deeper may be among them.
+        """
+
     def reading(self, path: str) -> AbstractContextManager[BinaryIO]:
         """A file's bytes as they are stored; FileNotFoundError if there is none."""
 
@@ -69,6 +75,15 @@ class _LocalFiles:
         (result,) = FileSystems.match([pattern])
         return [found.path for found in result.metadata_list]
 
+    def listing(self, folder: str) -> dict[str, int]:
+        root = Path(folder)
+        found = ((path, _status(path)) for path in (*root.glob("*"), *root.glob("*/*")))
+        return {
+            path.relative_to(root).as_posix(): status.st_size
+            for path, status in found
+            if status and stat.S_ISREG(status.st_mode)
+        }
+
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:
         with Path(path).open("rb") as stream:
@@ -93,7 +108,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _status(path: str) -> os.stat_result | None:
+def _status(path: str | Path) -> os.stat_result | None:
     try:
         return Path(path).stat()
     except (OSError, ValueError):  # a name with a NUL byte is no file either
@@ -127,6 +142,11 @@ class _StoreFiles:
             fits = re.compile(FileSystem.translate_pattern(where))
             names = store.sizes(where[: wild.start()].rpartition("/")[0], deep=True)
             return [f"{store.scheme}://{name}" for name in names if fits.match(name)]
+
+    def listing(self, folder: str) -> dict[str, int]:
+        with _named():
+            store, where = _located(folder.rstrip("/"))
+            return {name[len(where) + 1 :]: size for name, size in store.sizes(where, deep=True).items()}
 
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:
@@ -185,6 +205,11 @@ class _BeamFiles:
     def match(self, pattern: str) -> list[str]:
         (result,) = FileSystems.match([pattern])
         return [found.path for found in result.metadata_list]
+
+    def listing(self, folder: str) -> dict[str, int]:
+        root = folder.rstrip("/") + "/"
+        (result,) = FileSystems.match([f"{root}**"])
+        return {found.path.removeprefix(root): found.size_in_bytes for found in result.metadata_list}
 
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:

@@ -10,11 +10,12 @@ import errno
 import itertools
 import os
 import platform
+import re
 import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,7 @@ from pipeline.file_systems import files_of
 from pipeline.file_systems import is_local as is_local
 
 _TEMPORARY = ".tmp-"
+_TEMPORARY_NAME = re.compile(rf"(?P<final>.+){re.escape(_TEMPORARY)}(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{{32}}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _HOST = platform.node()
 # No attempt at one file takes this long.
@@ -132,6 +134,24 @@ def remove(paths: Iterable[str]) -> None:
         place.remove(list(group))
 
 
+def listing(folder: str) -> dict[str, int]:
+    """Bytes of the files in a folder and in its folders, by name relative to it, with '/'; empty if there is none."""
+    return files_of(folder).listing(folder)
+
+
+def remove_empty(folder: str) -> None:
+    """Removes a local folder if nothing is in it; elsewhere a folder is but the beginning of names."""
+    if is_local(folder):
+        with suppress(OSError):  # it is not empty, or no folder
+            Path(folder).rmdir()
+
+
+def final_of(name: str) -> str:
+    """The name under which a temporary file is to be published; empty for a name that `building` does not give."""
+    match = _TEMPORARY_NAME.fullmatch(name)
+    return match["final"] if match else ""
+
+
 def leftovers(folder: str) -> list[str]:
     """Temporary files in a local folder that a killed attempt left: its process is gone, or a day has passed."""
     if not is_local(folder) or not Path(folder).is_dir():
@@ -140,10 +160,12 @@ def leftovers(folder: str) -> list[str]:
 
 
 def _abandoned(path: Path) -> bool:
-    host, _, rest = path.name.rpartition(_TEMPORARY)[2].rpartition("-")[0].rpartition("-")
+    match = _TEMPORARY_NAME.fullmatch(path.name)
+    if match is None:
+        return False
     try:
-        if host == _HOST and rest.isdigit():
-            os.kill(int(rest), 0)  # asks whether the process is there
+        if match["host"] == _HOST:
+            os.kill(int(match["process"]), 0)  # asks whether the process is there
         return time.time() - path.stat().st_mtime > _ABANDONED_S
     except (ProcessLookupError, FileNotFoundError):
         return True

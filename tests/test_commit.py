@@ -280,8 +280,8 @@ def test_files_of_the_dataset_before_are_removed_and_those_of_others_are_not(
     (root / "notes.txt").write_text("mine")
     (root / "train" / "notes.txt").write_text("mine")
     for place in (root, root / "train"):  # of attempts that were killed
-        (place / "features.tfrecord.tmp-0123").write_text("half")
-        os.utime(place / "features.tfrecord.tmp-0123", (0, 0))
+        (place / f"features.tfrecord.tmp-gone-1-{'0' * 32}").write_text("half")
+        os.utime(place / f"features.tfrecord.tmp-gone-1-{'0' * 32}", (0, 0))
     other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=True)
     made = write_all(other)
     metadata = commit(other, made.plan, made.rejected)

@@ -172,16 +172,19 @@ def test_leftovers_are_of_dead_processes_or_a_day_old(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     host = platform.node()
-    for name in (f"a.tmp-{host}-{ended.pid}-1", f"b.tmp-{host}-{os.getpid()}-2", "c.tmp-elsewhere-1-3", "d.tmp-x", "e"):
+    dead, alive, far = (f"{name}-{'0' * 32}" for name in (f"{host}-{ended.pid}", f"{host}-{os.getpid()}", "far-away-1"))
+    for name in (f"a.tmp-{dead}", f"b.tmp-{alive}", f"c.tmp-{far}", "d.tmp-x", f"e.tmp-{dead}.txt", "f"):
         (tmp_path / name).touch()
-    with storage.building(str(tmp_path / "f")) as (path,):
+    with storage.building(str(tmp_path / "g")) as (path,):
         path.touch()
-        assert storage.leftovers(str(tmp_path)) == [f"{tmp_path}/a.tmp-{host}-{ended.pid}-1"]
+        assert storage.leftovers(str(tmp_path)) == [f"{tmp_path}/a.tmp-{dead}"]
+        assert storage.final_of(path.name) == "g"
+    assert [storage.final_of(name) for name in ("d.tmp-x", f"e.tmp-{dead}.txt", "f", "")] == [""] * 4
     two_days_ago = time.time() - 2 * 86400
     for path in tmp_path.iterdir():
         os.utime(path, (two_days_ago, two_days_ago))
     names = {Path(path).name[0] for path in storage.leftovers(str(tmp_path))}
-    assert names == {"a", "b", "c", "d"}
+    assert names == {"a", "b", "c"}  # another program's names are left alone, however old
     assert storage.leftovers(str(tmp_path / "nothing")) == []
     assert storage.leftovers("memory://b") == []
 

@@ -1,0 +1,46 @@
+"""`ge2e clean`: removes what killed jobs and replaced datasets left in a folder."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ge2e_transforms.errors import MissingExtraError
+
+_TEXT = """\
+Removes from FOLDER the files that `ge2e run` wrote and that metadata.json does not list: shards of killed jobs and
+replaced datasets, verdicts, temporary files of processes that are gone (or a day old). Files of other names stay.
+
+Files of a job that is running are not listed either: clean only when none is.
+"""
+
+
+def add_arguments(subparsers: Any) -> None:
+    """The parser of `ge2e clean`; Beam, which reaches the stores, is imported only when it runs."""
+    parser = subparsers.add_parser(
+        "clean",
+        help="remove what killed jobs left beside a dataset",
+        description=_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", metavar="FOLDER", help="local, gs:// or s3://")
+    parser.add_argument("--dry_run", action="store_true", help="name the files, remove nothing")
+    unfinished = "remove the finished shards of a stopped job too, where no metadata.json is"
+    parser.add_argument("--unfinished", action="store_true", help=unfinished)
+    parser.set_defaults(command=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Prints how many files and bytes were removed; with `--dry_run` the name of each."""
+    try:
+        import apache_beam  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Apache Beam, which `ge2e clean` needs,", "beam") from error
+    from pipeline.clean import clean
+    from pipeline.options import absolute
+
+    cleaned = clean(absolute("FOLDER", args.dataset), dry_run=args.dry_run, unfinished=args.unfinished)
+    if args.dry_run:
+        print(*cleaned.names, sep="\n", end="\n" if cleaned.names else "")
+    print(f"{'would remove' if args.dry_run else 'removed'} {len(cleaned.names)} files, {cleaned.bytes:,} bytes")
+    return 0
