@@ -46,6 +46,10 @@ class DoctorError(Ge2eError, RuntimeError):
     """The workers of a runner could not be examined: none started, or none could give its report back."""
 
 
+class WorkerError(Ge2eError, RuntimeError):
+    """A worker process on this machine died: it was killed, ran out of memory or crashed."""
+
+
 class DatasetError(Ge2eError, RuntimeError):
     """A dataset folder is missing, incomplete, changed or contradicts itself."""
 

@@ -24,7 +24,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
 from apache_beam.runners.runner import PipelineState
 
-from ge2e_transforms.errors import ConfigError, DoctorError, Ge2eError
+from ge2e_transforms.errors import ConfigError, DoctorError, Ge2eError, WorkerError
 from ge2e_transforms.splits import PlanConfig
 from pipeline import dataflow, diagnosis, hygiene, interrupt, local, options, storage
 from pipeline.diagnosis import Finding
@@ -170,10 +170,17 @@ def _report_place(job: JobConfig, *, here: bool) -> Iterator[str]:
 
 def _run(job: JobConfig, beam_options: PipelineOptions, path: str, hold_s: float) -> None:
     try:
-        with local.worker_log() as log, interrupt.interruptible(), hygiene.one_thread():
-            pipeline = beam.Pipeline(runner=local.worker_processes(beam_options, log), options=beam_options)
+        with (
+            local.worker_log() as log,
+            interrupt.interruptible(),
+            hygiene.one_thread(),
+            local.worker_processes(beam_options, log) as runner,
+        ):
+            pipeline = beam.Pipeline(runner=runner, options=beam_options)
             build(pipeline, job, path, hold_s)
             state = pipeline.run().wait_until_finish()
+    except WorkerError as error:
+        raise DoctorError(f"the small job on the workers failed: {error}") from error
     except Ge2eError:
         raise
     except Exception as error:  # each runner has errors of its own

@@ -21,7 +21,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult, PipelineState
+from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 
 from ge2e_transforms.errors import CommitError, ConfigError, Ge2eError, StorageError
 from ge2e_transforms.schema import METADATA_FILE
@@ -90,17 +90,22 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
         progress.shown(job.output, since),
         hygiene.one_thread(),
     ):
-        pipeline = _pipeline(beam_options, log)
-        graph.build(pipeline, job)
-        result = pipeline.run()
-        if not template:
-            _wait(result)
+        result = local.again_if_a_worker_dies(lambda: _submitted(job, beam_options, log, wait=not template))
     metadata = {} if template else json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))
     return RunResult(job.output, metadata, time.monotonic() - began, result, template)
 
 
-def _pipeline(beam_options: PipelineOptions, log: Path) -> beam.Pipeline:
-    runner = local.worker_processes(beam_options, log)
+def _submitted(job: JobConfig, beam_options: PipelineOptions, log: Path, *, wait: bool) -> PipelineResult:
+    with local.worker_processes(beam_options, log) as runner:
+        pipeline = _pipeline(beam_options, runner)
+        graph.build(pipeline, job)
+        result = pipeline.run()
+        if wait:
+            _wait(result)
+        return result
+
+
+def _pipeline(beam_options: PipelineOptions, runner: PipelineRunner | None) -> beam.Pipeline:
     try:
         return beam.Pipeline(runner=runner, options=beam_options)
     except ValueError as error:
