@@ -56,6 +56,7 @@ setup(
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
         "threadpoolctl>=3.1",
+        "xxhash>=3.0",
     ],
     extras_require={
         "beam": BEAM,

@@ -128,6 +128,7 @@ def index_schema(n_bins: int) -> pa.Schema:
         ("samples", pa.int64()),  # from there to the last sample of the record
         ("voiced_fraction", pa.float32()),  # of the utterance that the record comes from
         ("gain_db", pa.float32()),  # applied by the level stage
+        ("audio_hash", pa.int64()),  # of the utterance's decoded samples, see `audio.content_hash`
         ("mean", pa.list_(pa.float32(), n_bins)),  # per bin over the record's frames
         ("deviation", pa.list_(pa.float32(), n_bins)),
     ]

@@ -34,6 +34,8 @@ AudioSource = Callable[[str], "str | bytes"]
 # Decoded recordings that later rows of a shard need again are kept up to this (256 MiB of float32).
 _KEPT_SAMPLES = 1 << 26
 KEPT_BYTES = 4 * _KEPT_SAMPLES
+# Label, numbers of utterance and session, and audio_hash.
+_Numbers = tuple[int, int, int, int]
 # Waits before a read that failed is tried again; then the shard fails, and the runner may try it elsewhere.
 _RETRY_WAITS_S = (1.0, 5.0)
 
@@ -217,8 +219,9 @@ class ShardWriter:
                 if refusal := self._known.refusal(row):
                     raise refusal
                 _refuse_double(written, row)
+                samples = recordings.take(row)
                 extraction = self._extractor.extract(
-                    recordings.take(row), utterance_id=row.utterance_id, keep_all=self._task.keep_all
+                    samples, utterance_id=row.utterance_id, keep_all=self._task.keep_all
                 )
             except DataError as error:
                 getattr(self._sums, error.kind)[error.reason] += 1
@@ -226,16 +229,17 @@ class ShardWriter:
                 continue
             written = row
             session = sessions.setdefault(row.session_id, len(sessions))
+            audio_hash = audio.content_hash(samples)
             for segment in extraction.segments:
-                self._write_record(row, segment, extraction, (label, utterances, session), stream)
+                self._write_record(row, segment, extraction, (label, utterances, session, audio_hash), stream)
             utterances += 1
         self._sums.utterances += utterances
         self._sums.speakers += utterances > 0
 
     def _write_record(
-        self, row: Utterance, segment: Segment, extraction: Extraction, numbers: tuple[int, int, int], stream: BinaryIO
+        self, row: Utterance, segment: Segment, extraction: Extraction, numbers: _Numbers, stream: BinaryIO
     ) -> None:
-        label, utterance, session = numbers
+        label, utterance, session, audio_hash = numbers
         repeated: dict[str, str | int] = {
             "label": label,
             "speaker_id": row.speaker_key,
@@ -264,6 +268,7 @@ class ShardWriter:
             "audio_path": "" if self._known.pseudonymous else row.audio_path,
             "voiced_fraction": extraction.voiced_fraction,
             "gain_db": extraction.gain_db,
+            "audio_hash": audio_hash,
             "mean": mean,
             "deviation": deviation,
         }

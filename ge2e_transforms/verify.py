@@ -147,6 +147,7 @@ def _check_shard(
     rows = index.to_pylist()
     if len(rows) != entry["records"]:
         raise DatasetError(f"{index_path}: expected {entry['records']} rows, got {len(rows)}")
+    _check_hashes(index_path, index)
     frames = 0
     with path.open("rb") as stream:
         found = records.read_records(stream, str(path))
@@ -166,6 +167,18 @@ def _check_shard(
         if got != entry[name]:
             raise DatasetError(f"{path}: expected {name} {entry[name]}, got {got}")
     return index.select([*schema.SAMPLER_COLUMNS, "session_id"])
+
+
+def _check_hashes(index_path: Path, index: pa.Table) -> None:
+    """The records of an utterance say the same of its samples."""
+    label, utterance, found = (index[name].to_numpy() for name in ("label", "utterance_index", "audio_hash"))
+    same = (label[1:] == label[:-1]) & (utterance[1:] == utterance[:-1])
+    if len(wrong := np.flatnonzero(same & (found[1:] != found[:-1]))):
+        row = int(wrong[0]) + 1
+        raise DatasetError(
+            f"{index_path}: audio_hash of row {row} is {found[row]}, of another record of the same utterance "
+            f"{index['utterance_id'][row].as_py()!r} it is {found[row - 1]}: the file was changed"
+        )
 
 
 def _check_record(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
+from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.records import encode_record
 from pipeline.tables import split_tables, write_index
 
@@ -88,6 +91,7 @@ def _about(recipe: Recipe, speakers_per_batch: int, utterances_per_speaker: int)
         "utterances_per_speaker": utterances_per_speaker,
         "batch_size": speakers_per_batch * utterances_per_speaker,
         "recipe": recipe.to_dict(),
+        "plan": asdict(PlanConfig()),
         "datasets": ["test"],
     }
 
@@ -136,6 +140,7 @@ def _row(name: str, label: int, utterance: int, values: Values) -> dict[str, Any
         "samples": 0,
         "voiced_fraction": 1.0,
         "gain_db": 0.0,
+        "audio_hash": zlib.crc32(f"{name} {utterance}".encode()),
         "mean": exact.mean(axis=0),
         "deviation": exact.std(axis=0),
     }

@@ -272,8 +272,8 @@ def test_metadata_that_is_no_object(damaged):
     [
         ({"format": "tfds"}, "expected format 'ge2e-features', got 'tfds'"),
         ({"format": None}, "expected format 'ge2e-features', got None"),
-        ({"format_version": 1}, "expected format version 2, got 1: read it with the version"),
-        ({"format_version": 3}, "expected format version 2, got 3: read it with the version"),
+        ({"format_version": 2}, "expected format version 3, got 2: read it with the version"),
+        ({"format_version": 4}, "expected format version 3, got 4: read it with the version"),
         ({"recipe": None, "shards": None}, "recipe, shards missing"),
         ({"speakers": None}, "speakers missing"),
         ({"dtype": None}, "dtype missing"),

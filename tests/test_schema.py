@@ -9,7 +9,7 @@ from ge2e_transforms import schema
 
 
 def test_format_is_pinned():
-    assert (schema.FORMAT, schema.FORMAT_VERSION, schema.METADATA_FILE) == ("ge2e-features", 2, "metadata.json")
+    assert (schema.FORMAT, schema.FORMAT_VERSION, schema.METADATA_FILE) == ("ge2e-features", 3, "metadata.json")
 
 
 def test_record_keys_are_pinned():
@@ -101,6 +101,7 @@ def test_index_of_a_shard_is_pinned():
         ("samples", "int64"),
         ("voiced_fraction", "float"),
         ("gain_db", "float"),
+        ("audio_hash", "int64"),
         ("mean", "fixed_size_list<item: float>[3]"),
         ("deviation", "fixed_size_list<item: float>[3]"),
     ]

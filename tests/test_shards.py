@@ -13,6 +13,7 @@ import soundfile
 from synth import encoded, speechlike, tone, write
 
 from ge2e_transforms import schema, shards
+from ge2e_transforms.audio import content_hash
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
@@ -162,6 +163,20 @@ def test_the_index_says_what_the_records_hold(folder, tmp_path, changes):
     table = pq.read_table(written.index_path)
     assert table.schema.equals(schema.index_schema(recipe.n_bins))
     assert written.done["frames"] == sum(entry["frames"] for entry in written.index)
+
+
+def test_all_records_of_an_utterance_bear_the_hash_of_its_samples(folder, tmp_path):
+    """Before the voice is found and the level set: two recipes see the same samples, two segments do not."""
+    samples = np.rint(speechlike(5, 4.0) * 32768).astype(np.int16)
+    rows = [row(folder, "s", "long5", samples=samples), row(folder, "t", "same", samples=samples, path="same5.flac")]
+    rows += [row(folder, "s", f"part{n}", path="s-long5.wav", offset_s=n, duration_s=1.5) for n in (0, 1)]
+    stored, _ = soundfile.read(folder / "s-long5.wav", dtype="float32")
+    own = {"long5": stored, "same": stored, "part0": stored[:24_000], "part1": stored[16_000:40_000]}
+    for number, changes in enumerate(({}, {"segments": "windows", "crop_ms": 200}, {"features": "raw"})):
+        written = Written(tmp_path / str(number), rows, recipe=RECIPE.replace(**changes))
+        found = {(entry["utterance_id"], entry["audio_hash"]) for entry in written.index}
+        assert found == {(name, content_hash(values)) for name, values in own.items()}
+    assert len(written.index) == 4
 
 
 def test_a_record_is_what_the_extractor_gives(folder, tmp_path):

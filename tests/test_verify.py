@@ -265,6 +265,20 @@ def test_an_index_that_contradicts_its_records_is_found(root, name):
     assert message.startswith(f"{path} at offset {offset}: the index says {name}=")
 
 
+def test_two_hashes_of_one_utterance_are_found(manifest, tmp_path):
+    root = make(manifest, tmp_path / "dataset", RECIPE.replace(segments="windows", crop_ms=300))
+    verify(Dataset.open(root))
+    pattern = "train/features-*-00001-of-*.index.parquet"
+
+    def change(rows):
+        assert rows[0]["utterance_id"] == rows[1]["utterance_id"]
+        rows[1]["audio_hash"] += 1
+
+    path = change_table(root, pattern, change)
+    found = pq.read_table(path)["audio_hash"][0].as_py()
+    assert f"{path}: audio_hash of row 1 is {found + 1}, of another record of the same utterance" in fault(root)
+
+
 def test_two_swapped_labels_are_found(root):
     change_table(root, "speakers-*.parquet", swap("label"))
     message = fault(root)
