@@ -62,6 +62,10 @@ class SamplingError(Ge2eError, ValueError):
     """No batch of N speakers x M utterances can be made from what a split holds."""
 
 
+class DenyListError(Ge2eError, ValueError):
+    """A list of what must not be trained on cannot be read, or a line of it says nothing."""
+
+
 class DataError(Ge2eError):
     """One manifest row cannot be used. `stage` and `reason` are what the ledger counts by.
 

@@ -74,12 +74,16 @@ ORDER = [
     "digest",
     "verify",
     "verify_batches",
+    "deny_list",
+    "audit_contents",
+    "audit",
 ]
 # Who may import what is heavy, or tied to one purpose.
 ONLY = {
     "soundfile": {"decoders"},
     "av": {"decoders"},
     "soxr": {"audio"},
+    "xxhash": {"audio"},
     "librosa": {"features"},
     "scipy": {"features"},
     "tensorflow": {"tf_reader"},
@@ -186,8 +190,8 @@ def test_reading_a_dataset_needs_numpy_pyarrow_and_the_checksum_only(tmp_path):
         f"dataset = Dataset.open({str(tmp_path / 'dataset')!r})\n"
         "dataset.index('train'), dataset.speakers\n"
         f"loader = BatchLoader({str(tmp_path / 'dataset')!r}, speakers_per_batch=2, utterances_per_speaker=2)\n"
-        "from ge2e_transforms import verify\n"
-        "verify.verify(dataset)\n"
+        "from ge2e_transforms import audit, verify\n"
+        "verify.verify(dataset), audit.audit(dataset)\n"
     )
     assert {"numpy", "pyarrow"} <= loaded
     assert not loaded & set(HEAVY)
@@ -248,7 +252,8 @@ def test_every_file_has_its_tests():
     names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
     # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
     # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
-    # utterances with whole, indexes of archives with archives; splits, layout and what stands with planning and growth.
+    # utterances with whole, indexes of archives with archives; splits, layout and what stands with planning and growth;
+    # what an audit keeps with the audit.
     without = {
         "errors",
         "checks",
@@ -264,5 +269,6 @@ def test_every_file_has_its_tests():
         "layout",
         "splits",
         "standing",
+        "audit_contents",
     }
     assert {path.stem for path in LIBRARY if path.stem not in without and f"test_{path.stem}.py" not in names} == set()
