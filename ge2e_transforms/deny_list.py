@@ -20,7 +20,6 @@ from ge2e_transforms.errors import DenyListError
 from ge2e_transforms.utterance import shown
 
 Ints = npt.NDArray[np.int64]
-_NO_PAIRS = np.empty((0, 2), dtype=np.int64)
 _COMMENT = re.compile(r"(^|\s)#.*")
 _WANTED = "expected `namespace/speaker` or `namespace/speaker utterance_id`, with * for any characters"
 
@@ -83,7 +82,12 @@ class DenyMatcher:
 
     def __init__(self, entries: Sequence[DenyEntry], speakers: pa.Array) -> None:
         self._utterances = [entry.utterance for entry in entries]
-        pairs = _matches([entry.speaker for entry in entries], speakers)
+        self._is_glob = np.array(["*" in name for name in self._utterances], dtype=np.bool_)
+        found = [_exact([entry.speaker for entry in entries], speakers)]
+        for number, entry in enumerate(entries):
+            if "*" in entry.speaker:
+                found.append(_pairs(number, np.flatnonzero(_fits(entry.speaker, speakers))))
+        pairs = np.unique(np.concatenate(found), axis=0)  # a `*` may be a `*`
         one = np.array(list(map(bool, self._utterances)), dtype=np.bool_)[pairs[:, 0]]
         self.whole, single = pairs[~one], pairs[one]
         self.single = single[np.argsort(single[:, 1], kind="stable")]
@@ -98,27 +102,37 @@ class DenyMatcher:
         Returns:
             int64 `[n, 2]`: (number of an entry, row that it names).
         """
-        found = [_NO_PAIRS]
-        for number in np.unique(speaker).tolist():
-            first, end = np.searchsorted(self.single[:, 1], (number, number + 1))
-            if first == end:
-                continue
-            entries, rows = self.single[first:end, 0], np.flatnonzero(speaker == number)
-            names = [self._utterances[entry] for entry in entries.tolist()]
-            pairs = _matches(names, utterances.take(pa.array(rows)))
-            found.append(np.stack([entries[pairs[:, 0]], rows[pairs[:, 1]]], axis=1))
+        numbers = np.unique(speaker)
+        bounds = np.searchsorted(self.single[:, 1], np.stack([numbers, numbers + 1], axis=1)).tolist()
+        here = np.concatenate([self.single[:0], *(self.single[first:end] for first, end in bounds)])
+        is_glob = self._is_glob[here[:, 0]]
+        entries, owners = here[~is_glob].T
+        wanted = pa.array([self._utterances[entry] for entry in entries.tolist()], pa.string())
+        exact = _exact(_keys(owners, wanted), _keys(speaker, utterances))
+        found = [np.stack([entries[exact[:, 0]], exact[:, 1]], axis=1)]
+        for entry, owner in here[is_glob].tolist():
+            rows = np.flatnonzero(speaker == owner)
+            found.append(_pairs(entry, rows[_fits(self._utterances[entry], utterances.take(pa.array(rows)))]))
         return np.concatenate(found)
 
 
-def _matches(patterns: Sequence[str], texts: pa.Array) -> Ints:
-    """All pairs (number of a pattern, number of a text that it fits), int64 `[n, 2]`; each text stands once."""
-    exact = np.flatnonzero(["*" not in pattern for pattern in patterns])
-    names = pa.array([patterns[number] for number in exact.tolist()], pa.string())
-    place = pc.fill_null(pc.index_in(names, value_set=texts), -1).to_numpy(zero_copy_only=False)
-    found = [np.stack([exact, place], axis=1).astype(np.int64)[place >= 0]]
-    for row, pattern in enumerate(patterns):
-        if "*" in pattern:
-            whole = r"(?s)\A" + ".*".join(map(re.escape, re.split(r"\*+", pattern))) + r"\z"
-            rows = np.flatnonzero(pc.match_substring_regex(texts, whole).to_numpy(zero_copy_only=False))
-            found.append(np.stack([np.full(len(rows), row), rows], axis=1))
-    return np.concatenate(found)
+def _keys(speaker: Ints, utterances: pa.Array) -> pa.Array:
+    """One text for speaker and utterance."""
+    return pc.binary_join_element_wise(pa.array(speaker).cast(pa.string()), utterances, " ")
+
+
+def _exact(names: Sequence[str] | pa.Array, texts: pa.Array) -> Ints:
+    """The pairs (number of a name, number of the text that is equal), int64 `[n, 2]`; each text stands once."""
+    place: Ints = pc.fill_null(pc.index_in(pa.array(names, pa.string()), value_set=texts), -1).to_numpy()
+    return np.stack([np.arange(len(place)), place], axis=1)[place >= 0]
+
+
+def _pairs(number: int, rows: Ints) -> Ints:
+    return np.stack([np.full(len(rows), number), rows], axis=1)
+
+
+def _fits(glob: str, texts: pa.Array) -> npt.NDArray[np.bool_]:
+    """Which texts a name with `*` fits."""
+    whole = r"(?s)\A" + ".*".join(map(re.escape, re.split(r"\*+", glob))) + r"\z"
+    fits: npt.NDArray[np.bool_] = pc.match_substring_regex(texts, whole).to_numpy(zero_copy_only=False)
+    return fits
