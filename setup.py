@@ -18,6 +18,8 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ge2e_transforms" / "__i
 BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31", "tqdm>=4.66"]
 # What submits to Dataflow. build and setuptools make the sdist that `--setup_file` stages.
 GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "build>=1.2", "setuptools>=68"]
+# What compares metadata.json on s3:// at the moment of its replacement; for gs:// it is google-cloud-storage, of GCP.
+S3 = ["boto3>=1.36"]
 TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
@@ -61,11 +63,12 @@ setup(
     extras_require={
         "beam": BEAM,
         "gcp": GCP,
+        "s3": S3,
         "tf": TENSORFLOW,
         "torch": TORCH,
         "av": AV,
         "demo": DEMO,
-        "dev": DEV + DEMO + AV + GCP,
+        "dev": DEV + DEMO + AV + GCP + S3,
     },
     entry_points={"console_scripts": ["ge2e = pipeline.__main__:main"]},
 )

@@ -42,6 +42,13 @@ class StorageError(Ge2eError, OSError):
     """The output cannot take what is written to it: no space left, no permission."""
 
 
+class DiskError(OSError):
+    """A local disk failed, when it was tried again too.
+
+    It may pass: it ends the job without a verdict, so a runner may try elsewhere, and it is no fault of a recording.
+    """
+
+
 class DoctorError(Ge2eError, RuntimeError):
     """The workers of a runner could not be examined: none started, or none could give its report back."""
 

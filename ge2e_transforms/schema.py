@@ -64,6 +64,9 @@ OWN_FILE = re.compile(
     rf"|features{_GENERATED}-\d{{5,}}-of-\d{{5,}}\.(tfrecord|index\.parquet|done\.json))"
 )
 
+_SHARD_FILE = re.compile(rf"features{_GENERATED}-(\d+)-of-(\d+)\.")
+_SINGLE_FILES = {"speakers": "table of speakers", "ledger": "ledger", METADATA_FILE: "metadata"}
+
 # Splits come first in this order, others after them by name.
 SPLIT_ORDER = ("train", "valid", "test")
 TRAIN_SPLIT = "train"
@@ -91,6 +94,17 @@ SPLIT_COLUMNS = ("offset", "frames", "label", "utterance_index", "session_index"
 def split_key(split: str) -> tuple[int, str]:
     """Sort key of splits: train, valid, test, then the others by name."""
     return (SPLIT_ORDER.index(split) if split in SPLIT_ORDER else len(SPLIT_ORDER), split)
+
+
+def role(path: str) -> str:
+    """What a file of a dataset is, in words, by its path or URL: 'index of split train'; '' for other files."""
+    folder, _, name = path.rpartition("/")
+    split = folder.rpartition("/")[2]
+    if shard := _SHARD_FILE.match(name):
+        return f"shard {int(shard[1])} of {int(shard[2])} of split {split}"
+    if name.startswith("index-"):
+        return f"index of split {split}"
+    return _SINGLE_FILES.get(name if name == METADATA_FILE else name.partition("-")[0], "")
 
 
 def shard_base(split: str, generation: str, shard: int, shards: int) -> str:

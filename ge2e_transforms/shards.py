@@ -23,7 +23,14 @@ import pyarrow.parquet as pq
 
 from ge2e_transforms import audio, records, schema
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import AlreadyThereError, DataError, DoubledUtteranceError, ErasedSpeakerError, LedgerRow
+from ge2e_transforms.errors import (
+    AlreadyThereError,
+    DataError,
+    DiskError,
+    DoubledUtteranceError,
+    ErasedSpeakerError,
+    LedgerRow,
+)
 from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
 from ge2e_transforms.identity import Tombstones, erased_row
 from ge2e_transforms.planning import ShardTask
@@ -279,9 +286,9 @@ class ShardWriter:
 
 def write_index(table: pa.Table, path: Path) -> dict[str, Any]:
     """Writes the index of a shard, empty for one without records, and returns what its done file says of it."""
-    path.write_bytes(b"")
-    if len(table):
-        pq.write_table(table, path, compression="zstd")
+    with path.open("wb") as stream:
+        if len(table):
+            pq.write_table(table, stream, compression="zstd")
     content = path.read_bytes()
     return {"index_bytes": len(content), "index_sha256": hashlib.sha256(content).hexdigest()}
 
@@ -329,10 +336,15 @@ class _Recordings:
                 return audio.load(self._open_audio(location), self._config, channel, location)
             except DataError as error:
                 return error
-            except OSError:  # of the disk or the network, not of the recording: it may pass
+            except OSError as error:  # of the disk or the network, not of the recording: it may pass
                 wait_s = next(waits, None)
                 if wait_s is None:
-                    raise
+                    if error.errno is None:  # ours, or of a store: it has a name
+                        raise
+                    raise DiskError(
+                        f"{location} cannot be read ({error.strerror}), when tried again too: check the disk, or the "
+                        "network it is on, and run the same command again; finished shards are kept"
+                    ) from error
                 time.sleep(wait_s)
 
     def _keep(self, key: tuple[str, str | int], samples: npt.NDArray[np.float32] | DataError) -> None:

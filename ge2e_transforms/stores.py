@@ -67,7 +67,7 @@ class Store:
 
     def client(self) -> Any:
         """The `pyarrow.fs.FileSystem` of this process; StoreError if it was forked from one that used the store."""
-        made_for = (os.getpid(), *_endpoint(self.scheme))
+        made_for = (os.getpid(), *endpoint(self.scheme))
         if self._client is None or self._client[0] != made_for:
             with _client_lock:  # making one takes a tenth of a second, and all readers ask at once
                 if self._client is None or self._client[0] != made_for:
@@ -86,17 +86,8 @@ class Store:
                 text, pause = str(error), next(pauses, None)
                 final = bool(_FINAL.search(_QUOTED.sub("", text)))
                 if pause is None or final:
-                    raise StoreError(self._told(action, path, text), final=final) from None
+                    raise StoreError(told(f"{self.scheme}://{path}", action, text), final=final) from None
                 time.sleep(pause * random.uniform(0.5, 1))
-
-    def _told(self, action: str, path: str, text: str) -> str:
-        for secret in filter(None, map(os.environ.get, _SECRETS)):
-            text = text.replace(secret, "***")
-        endpoint = "://".join(_endpoint(self.scheme)) or "of the provider"
-        return (
-            f"{self.scheme}://{path} cannot be {action}: {text.strip()}. "
-            f"Check the endpoint ({endpoint}), the credentials and the network"
-        )
 
     def size(self, path: str) -> int | None:
         """Bytes of an object; None if there is none."""
@@ -230,6 +221,14 @@ class _RawObject(io.RawIOBase):
         return len(part)
 
 
+def told(url: str, action: str, text: str) -> str:
+    """What to say of an object that cannot be read or written; `text` is the client's."""
+    for secret in filter(None, map(os.environ.get, _SECRETS)):
+        text = text.replace(secret, "***")
+    place = "://".join(endpoint(url.partition("://")[0])) or "of the provider"
+    return f"{url} cannot be {action}: {text.strip()}. Check the endpoint ({place}), the credentials and the network"
+
+
 @functools.lru_cache(maxsize=64)
 def _store(scheme: str, bucket: str) -> Store:
     return Store(scheme, bucket)
@@ -256,26 +255,32 @@ def _connect(scheme: str, bucket: str) -> Any:
     import pyarrow as pa
     from pyarrow import fs
 
-    endpoint = _endpoint(scheme)
-    options: dict[str, Any] = {"scheme": endpoint[0], "endpoint_override": endpoint[1]} if endpoint else {}
+    place = endpoint(scheme)
+    options: dict[str, Any] = {"scheme": place[0], "endpoint_override": place[1]} if place else {}
     if scheme == "gs":  # an emulator knows no credentials
         limit = datetime.timedelta(seconds=_GCS_TRY_S)
-        return fs.GcsFileSystem(anonymous=bool(endpoint), retry_time_limit=limit, **options)
+        return fs.GcsFileSystem(anonymous=bool(place), retry_time_limit=limit, **options)
     options["retry_strategy"] = fs.AwsStandardS3RetryStrategy(max_attempts=_CLIENT_TRIES)
     # A small object is sent by one request.
     options["allow_delayed_open"] = True
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else "")
-    region = region or fs.resolve_s3_region(bucket)
     # Arrow lets a client of S3 open as many connections as it has I/O threads (8), but at least 25.
     threads = pa.io_thread_count()
     pa.set_io_thread_count(max(threads, MOST_READERS))
     try:
-        return fs.S3FileSystem(region=region, **options)
+        return fs.S3FileSystem(region=region(bucket), **options)
     finally:
         pa.set_io_thread_count(threads)
 
 
-def _endpoint(scheme: str) -> tuple[str, ...]:
+def region(bucket: str) -> str:
+    """Of a bucket on S3: as the environment says, else as the bucket does."""
+    from pyarrow import fs
+
+    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return named or ("us-east-1" if endpoint("s3") else str(fs.resolve_s3_region(bucket)))
+
+
+def endpoint(scheme: str) -> tuple[str, ...]:
     """Protocol and address that the environment names for a store; else empty."""
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if scheme == "s3" else ("STORAGE_EMULATOR_HOST",)
     url = next((value for name in names if (value := os.environ.get(name))), "")

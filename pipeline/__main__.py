@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ge2e_transforms import __version__
-from ge2e_transforms.errors import Ge2eError
+from ge2e_transforms.errors import DiskError, Ge2eError
 from ge2e_transforms.stores import StoreError
 from pipeline.commands import audit, clean, doctor, erase, grow, inspect, manifest, run, verify, verify_batches
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(command=raw, rest=arguments[1:]) if raw else parser.parse_args(arguments)
     try:
         return int(args.command(args))
-    except (Ge2eError, StoreError) as error:
+    except (Ge2eError, DiskError, StoreError) as error:
         print(f"ge2e: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -181,7 +181,8 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Ite
 
 def _publish_table(output: str, table: pa.Table, name: str) -> dict[str, Any]:
     with storage.building(storage.join(output, name)) as (path,):
-        pq.write_table(table, path, compression="zstd")
+        with path.open("wb") as stream:
+            pq.write_table(table, stream, compression="zstd")
         return _described(path, table, name)
 
 

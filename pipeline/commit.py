@@ -36,8 +36,8 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
     if stands not in (plan.standing, plan.generation):
         raise CommitError(
             f"another job has published generation {stands} in {job.output} since this one (generation "
-            f"{plan.generation}) was planned, so nothing was published: run the same command again, or give another "
-            "--output"
+            f"{plan.generation}) was planned, so nothing was published: run the same command again"
+            + (", with --overwrite to replace that, or with another --output" if plan.kind == "run" else "")
         )
     if plan.nothing_to_do or (plan.grows and stands == plan.generation):
         remove_replaced(job.output, previous.metadata)

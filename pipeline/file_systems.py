@@ -6,24 +6,41 @@ worker, whatever started it, has many requests in flight, and costs little for e
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import functools
+import hashlib
+import io
+import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 from apache_beam.io.filesystem import CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 
-from ge2e_transforms import stores
-from ge2e_transforms.errors import StorageError
+from ge2e_transforms import schema, stores
+from ge2e_transforms.errors import DiskError, MissingExtraError, StorageError
+from pipeline import conditional
 
 # Files up to this are sent from memory: a local read that fails half-way cannot cut an object off.
 _PART_BYTES = 64 << 20
 _WILD = re.compile(r"[*?\[]")
+_READ_BYTES = 1 << 18
+# What a second try may mend, and the pauses before each; what none does; and what a file system without locks says.
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
+_PAUSES_S = (1.0, 5.0)
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
+_NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+_T = TypeVar("_T")
 
 
 class Files(Protocol):
@@ -53,8 +70,84 @@ class Files(Protocol):
     def publish(self, path: Path, final: str) -> None:
         """A local file under its final name, whole or not at all, in place of what was there."""
 
+    def publish_if(self, path: Path, final: str, version: str | None) -> bool:
+        """As `publish`, if what stands there still has this version (see `version_of`) when it is replaced.
+
+        Returns whether the file's content stands there now.
+        """
+
     def remove(self, paths: list[str]) -> None:
         """Deletes files; those that are gone already do not matter."""
+
+
+def version_of(content: bytes | None) -> str | None:
+    """Names what was read, 64 hex digits; None for no file."""
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def named(error: OSError, path: str, action: str) -> OSError:
+    """What to say of a local file that cannot be read or written: `StorageError`, or `DiskError` if that may pass."""
+    step = schema.role(path)
+    words = f"{step}{': ' if step else ''}{path} cannot be {action} ({error.strerror or error})"
+    again = "run the same command again; finished shards are kept"
+    if error.errno not in _REFUSED:
+        return DiskError(f"{words}, when tried again too: check the disk, or the network it is on, and {again}")
+    if action in ("read", "looked up"):
+        return StorageError(f"{words}: expected what you may read; mend its permissions and {again}")
+    folder = str(Path(path).parent) if is_local(path) else f"the folder for temporary files ({tempfile.gettempdir()})"
+    return StorageError(f"{words}: make room in {folder}, or mend its permissions, and {again}")
+
+
+def patiently(call: Callable[[], _T], path: str, action: str) -> _T:
+    """`call`, again after a failure that may pass; only for what a second call does not do twice.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: as `call`.
+        StorageError, DiskError: for any other OSError.
+    """
+    pauses = iter(_PAUSES_S)
+    while True:
+        try:
+            return call()
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            pause = next(pauses, None)
+            if pause is None or error.errno not in _PASSING:
+                raise named(error, path, action) from error
+            time.sleep(pause)
+
+
+class _PatientFile(io.RawIOBase):
+    """A local file to read; a read that failed is tried again from where it began."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: Any = patiently(functools.partial(Path(path).open, "rb", buffering=0), path, "read")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        return patiently(lambda: int(self._file.readinto(buffer)), self._path, "read")
+
+    def readall(self) -> bytes:
+        start = self.tell()
+        return patiently(lambda: bytes(self._file.seek(start) or self._file.readall()), self._path, "read")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # nothing can be lost by it
+            self._file.close()
+        super().close()
 
 
 class _LocalFiles:
@@ -64,12 +157,15 @@ class _LocalFiles:
             raise PermissionError(errno.EACCES, "permission denied")
 
     def size(self, path: str) -> int | None:
-        status = _status(path)
-        return status.st_size if status and stat.S_ISREG(status.st_mode) else None
+        found = status(path)
+        return found.st_size if found and stat.S_ISREG(found.st_mode) else None
 
     def state(self, path: str) -> list[int] | None:
-        status = _status(path)
-        return [status.st_size, status.st_ctime_ns] if status else None
+        try:
+            found = status(path)
+        except StorageError:  # a folder that may not be entered: a state like any other
+            return None
+        return [found.st_size, found.st_ctime_ns] if found else None
 
     def match(self, pattern: str) -> list[str]:
         (result,) = FileSystems.match([pattern])
@@ -77,7 +173,7 @@ class _LocalFiles:
 
     def listing(self, folder: str) -> dict[str, int]:
         root = Path(folder)
-        found = ((path, _status(path)) for path in (*root.glob("*"), *root.glob("*/*")))
+        found = ((path, status(path)) for path in (*root.glob("*"), *root.glob("*/*")))
         return {
             path.relative_to(root).as_posix(): status.st_size
             for path, status in found
@@ -86,17 +182,86 @@ class _LocalFiles:
 
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:
-        with Path(path).open("rb") as stream:
-            yield stream
+        with io.BufferedReader(_PatientFile(path), _READ_BYTES) as stream:
+            yield cast(BinaryIO, stream)
 
     def publish(self, path: Path, final: str) -> None:
         sync(path)
-        path.replace(final)
+        patiently(lambda: path.replace(final), final, "written")
         sync(path.parent)
+
+    def publish_if(self, path: Path, final: str, version: str | None) -> bool:
+        """Under a lock of the folder, which ends with its process; no file is made for it.
+
+        Where a file system has no locks (NFS without its lock service), a first file is linked into its place, which
+        fails if there is one. All else is compared and then replaced there, and a warning says so.
+        """
+        sync(path)
+        with _locked(path.parent) as locked:
+            standing, content = _content(self, final), path.read_bytes()
+            replaced = version_of(standing) == version and self._put(path, final, locked, standing is None)
+            stands = replaced or _content(self, final) == content
+        sync(path.parent)
+        return stands
+
+    def _put(self, path: Path, final: str, locked: bool, first: bool) -> bool:
+        if first and not locked:
+            try:
+                os.link(path, final)
+                return True
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+        if not locked:
+            _warn_of_race(final, "the file system has no locks")
+        patiently(lambda: path.replace(final), final, "written")
+        return True
 
     def remove(self, paths: list[str]) -> None:
         for path in paths:
-            Path(path).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                patiently(Path(path).unlink, path, "removed")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """The block alone in this folder, among all processes that ask for it; False where there are no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locked = True
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            locked = False
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
+def _content(files: Files, path: str) -> bytes | None:
+    try:
+        with files.reading(path) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def _compare_and_publish(files: Files, path: Path, final: str, version: str | None) -> bool:
+    """Two steps: what another job writes between them is lost."""
+    standing = _content(files, final)
+    if standing != path.read_bytes():
+        if version_of(standing) != version:
+            return False
+        files.publish(path, final)
+    return True
+
+
+def _warn_of_race(final: str, why: str) -> None:
+    logging.getLogger(__name__).warning("%s: another job that publishes at this moment is not noticed: %s", final, why)
 
 
 def sync(path: Path) -> None:
@@ -108,11 +273,23 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _status(path: str | Path) -> os.stat_result | None:
+def status(path: str | Path) -> os.stat_result | None:
+    """Of a local file or folder; None if there is none. What cannot be looked up is not taken for that."""
+    try:
+        return patiently(lambda: _stat(path), str(path), "looked up")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
     try:
         return Path(path).stat()
-    except (OSError, ValueError):  # a name with a NUL byte is no file either
+    except ValueError:  # a name with a NUL byte is no file either
         return None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return None
+        raise
 
 
 class _StoreFiles:
@@ -159,6 +336,15 @@ class _StoreFiles:
         with _named():
             store, where = _located(final)
             store.write(where, lambda: _parts(path))
+
+    def publish_if(self, path: Path, final: str, version: str | None) -> bool:
+        """By a conditional write where the store and its client can; else compared, then written, with a warning."""
+        try:
+            with _named():
+                return conditional.replace(final, path.read_bytes(), lambda standing: version_of(standing) == version)
+        except (MissingExtraError, conditional.NotConditionalError) as error:
+            _warn_of_race(final, str(error))
+            return _compare_and_publish(self, path, final, version)
 
     def remove(self, paths: list[str]) -> None:
         with _named():
@@ -229,6 +415,10 @@ class _BeamFiles:
         for part in _parts(path):
             target.write(part)
         target.close()
+
+    def publish_if(self, path: Path, final: str, version: str | None) -> bool:
+        """Compared, then written: Beam's file systems have no conditional write."""
+        return _compare_and_publish(self, path, final, version)
 
     def remove(self, paths: list[str]) -> None:
         objects = [path for path in paths if FileSystems.exists(path)]

@@ -23,14 +23,14 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineState
 
-from ge2e_transforms.errors import CommitError, ConfigError, Ge2eError, StorageError
+from ge2e_transforms.errors import CommitError, ConfigError, DiskError, Ge2eError, StorageError
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.stores import StoreError
 from pipeline import dataflow, graph, hygiene, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests
 
-_STORE_ERROR = re.compile(rf"{StoreError.__module__}\.{StoreError.__name__}: (.+)")
+_NAMED_ERROR = re.compile(r"ge2e_transforms\.\w+\.(StorageError|DiskError|StoreError): (.+)")
 
 
 @dataclass(frozen=True)
@@ -135,16 +135,21 @@ def _named_errors(job: JobConfig) -> Iterator[None]:
 
 
 def _own_error(job: JobConfig, error: Exception) -> Ge2eError | None:
-    # A store that was down left no verdict, as it may be up again; but runners pass on what was told of it.
-    down = [str(error)] if isinstance(error, StoreError) else _STORE_ERROR.findall(str(error))
+    # A disk or a store that failed left no verdict, as it may be well again, and a full disk took none; but runners
+    # pass on what was told of it.
+    told = [(type(error).__name__, str(error))]
+    if not isinstance(error, DiskError | StoreError):
+        told = _NAMED_ERROR.findall(str(error))
     try:
         verdict.raise_if_any(job.output, job.token)
     except Ge2eError as own:
         verdict.forget(job.output, job.token)
         return own
-    except StoreError as still:
-        down = down or [str(still)]
-    if not down:
+    except (DiskError, StoreError) as still:
+        told = told or [(type(still).__name__, str(still))]
+    if not told:
         return None
-    told = down[-1].partition(" [while running ")[0]
-    return StorageError(f"{told}. Run the same command again: finished shards are kept")
+    name, text = told[-1]
+    text = text.partition(" [while running ")[0]
+    again = ". Run the same command again: finished shards are kept" if name == StoreError.__name__ else ""
+    return StorageError(text + again)

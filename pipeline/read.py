@@ -13,7 +13,7 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
 from ge2e_transforms import lengths
-from ge2e_transforms.errors import ConfigError, LedgerRow, ManifestError
+from ge2e_transforms.errors import ConfigError, LedgerRow, ManifestError, StorageError
 from ge2e_transforms.identity import Pseudonyms, nameless
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.planning import ManifestSummary
@@ -44,8 +44,11 @@ def _open(path: str) -> Iterator[BinaryIO]:
     try:
         with storage.reading(path) as stream:
             yield stream
-    except (IsADirectoryError, PermissionError) as error:
-        raise ManifestError(f"{path} cannot be read ({error.strerror}): expected a file that you may read") from error
+    except StorageError as error:
+        cause = error.__cause__
+        if not isinstance(cause, IsADirectoryError | PermissionError):
+            raise
+        raise ManifestError(f"{path} cannot be read ({cause.strerror}): expected a file that you may read") from cause
 
 
 def _is_of(entry: LedgerRow, row: Utterance) -> bool:

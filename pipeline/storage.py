@@ -6,7 +6,7 @@ local scratch disk and uploaded under its final name: objects appear whole, and 
 
 from __future__ import annotations
 
-import errno
+import functools
 import itertools
 import os
 import platform
@@ -14,22 +14,25 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
 from ge2e_transforms.dataset import sha256_of
-from ge2e_transforms.errors import ConfigError, StorageError
+from ge2e_transforms.errors import ConfigError, DiskError
+from pipeline import file_systems
 from pipeline.file_systems import files_of
 from pipeline.file_systems import is_local as is_local
 
 _TEMPORARY = ".tmp-"
 _TEMPORARY_NAME = re.compile(rf"(?P<final>.+){re.escape(_TEMPORARY)}(?P<host>.+)-(?P<process>\d+)-[0-9a-f]{{32}}")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _HOST = platform.node()
 # No attempt at one file takes this long.
 _ABANDONED_S = 86400
+_PAUSE_S = 5.0
+_Given = ParamSpec("_Given")
+_T = TypeVar("_T")
 
 
 def join(root: str, relative: str) -> str:
@@ -43,7 +46,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def exists(path: str) -> bool:
-    return size(path) is not None or (is_local(path) and Path(path).exists())
+    return size(path) is not None or (is_local(path) and file_systems.status(path) is not None)
 
 
 def size(path: str) -> int | None:
@@ -94,38 +97,76 @@ def building(*finals: str) -> Iterator[tuple[Path, ...]]:
 
     An empty file is not published, as S3 refuses empty objects, and what stood in its place is removed.
     When the block fails, nothing happens.
+
+    Raises:
+        StorageError, DiskError: a file cannot be written; the message names it. So becomes any OSError of the system.
     """
-    local = is_local(finals[0])
-    folder = Path(finals[0]).parent if local else Path(tempfile.mkdtemp(prefix="ge2e-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    # Host and process, so that what a killed attempt left can be told from what another one still writes.
-    token = f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex}"
-    paths = tuple(folder / f"{Path(final).name}{_TEMPORARY}{token}" for final in finals)
-    try:
+    with _temporaries(finals) as paths:
         yield paths
         for path, final in zip(paths, finals, strict=True):
             if path.stat().st_size:
                 files_of(final).publish(path, final)
             else:
                 remove([final])
+
+
+@contextmanager
+def _temporaries(finals: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
+    local = is_local(finals[0])
+    # Host and process, so that what a killed attempt left can be told from what another one still writes.
+    token = f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex}"
+    paths: tuple[Path, ...] = ()
+    try:
+        folder = Path(finals[0]).parent if local else Path(tempfile.mkdtemp(prefix="ge2e-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = tuple(folder / f"{Path(final).name}{_TEMPORARY}{token}" for final in finals)
+        yield paths
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno is None:  # ours, or of a store: it has a name
             raise
-        raise StorageError(
-            f"{finals[0]} cannot be written ({error.strerror}): make room for it in {folder}, or mend its permissions, "
-            "and run the same command again; finished shards are kept"
-        ) from error
+        known = dict(zip(map(str, paths), finals, strict=False))
+        raise file_systems.named(error, known.get(str(error.filename), " and ".join(finals)), "written") from error
     finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        if not local:
-            folder.rmdir()
+        with suppress(OSError):  # what stays is removed with what killed attempts leave
+            for path in paths:
+                path.unlink(missing_ok=True)
+            if paths and not local:
+                folder.rmdir()
 
 
+def tried_again(function: Callable[_Given, _T]) -> Callable[_Given, _T]:
+    """The function, begun anew once when a disk failed: then nothing that was written before may be relied on.
+
+    After an fsync that failed, the system may have dropped what it could not write, and a second one succeeds.
+    """
+
+    @functools.wraps(function)
+    def trying(*args: _Given.args, **named: _Given.kwargs) -> _T:
+        try:
+            return function(*args, **named)
+        except DiskError:
+            time.sleep(_PAUSE_S)
+        return function(*args, **named)
+
+    return trying
+
+
+@tried_again
 def write_bytes(path: str, content: bytes) -> None:
     """One file, whole or not at all, in place of what was there."""
     with building(path) as (temporary,):
         temporary.write_bytes(content)
+
+
+@tried_again
+def write_bytes_if(path: str, content: bytes, version: str | None) -> bool:
+    """As `write_bytes`, if what stands there still has the version that `file_systems.version_of` gave of it.
+
+    Returns whether `content` stands there now.
+    """
+    with _temporaries((path,)) as (temporary,):
+        temporary.write_bytes(content)
+        return files_of(path).publish_if(temporary, path, version)
 
 
 def remove(paths: Iterable[str]) -> None:
@@ -154,9 +195,13 @@ def final_of(name: str) -> str:
 
 def leftovers(folder: str) -> list[str]:
     """Temporary files in a local folder that a killed attempt left: its process is gone, or a day has passed."""
-    if not is_local(folder) or not Path(folder).is_dir():
+    if not is_local(folder):
         return []
-    return sorted(str(path) for path in Path(folder).glob(f"*{_TEMPORARY}*") if _abandoned(path))
+    try:
+        paths = file_systems.patiently(lambda: list(Path(folder).iterdir()), folder, "looked up")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(str(path) for path in paths if _TEMPORARY in path.name and _abandoned(path))
 
 
 def _abandoned(path: Path) -> bool:
@@ -169,5 +214,5 @@ def _abandoned(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > _ABANDONED_S
     except (ProcessLookupError, FileNotFoundError):
         return True
-    except PermissionError:
+    except OSError:
         return False

@@ -62,7 +62,7 @@ def _whole_speakers(shards: Iterable[pa.Table | None]) -> Iterator[pa.Table]:
 
 def write_index(index: pa.Table, path: Path) -> None:
     """A split's index as an Arrow file, uncompressed and in one batch, so that readers map it into memory as it is."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, index.schema) as writer:
+    with path.open("wb") as sink, pa.ipc.new_file(sink, index.schema) as writer:
         writer.write_table(index, max_chunksize=max(1, len(index)))
 
 

@@ -7,6 +7,7 @@ and an attempt that a cluster starts again for the same job fails at once with i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
@@ -40,7 +41,9 @@ def recorded(output: str, token: str) -> Iterator[None]:
         yield
     except errors.Ge2eError as error:
         content = {"error": type(error).__name__, "message": str(error)}
-        storage.write_bytes(_path(output, token), json.dumps(content).encode())
+        # Where the output is full, or gone, the program finds the error in what the runner tells of it.
+        with contextlib.suppress(OSError):
+            storage.write_bytes(_path(output, token), json.dumps(content).encode())
         raise
 
 
@@ -49,7 +52,7 @@ def _is_unnamed(record: logging.LogRecord) -> bool:
     cause = record.exc_info[1] if record.exc_info else None
     text = record.getMessage()
     named = any(f"{module.__name__}." in text for module in (errors, stores))
-    return not named and not isinstance(cause, errors.Ge2eError | stores.StoreError)
+    return not named and not isinstance(cause, errors.Ge2eError | errors.DiskError | stores.StoreError)
 
 
 def raise_if_any(output: str, token: str) -> None:

@@ -77,12 +77,18 @@ def write_shard(
     records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
     known = known or Known()
     ordered = in_order(rows)
-    with (
-        recordings.reading(recordings_of(row for row in ordered if not known.refusal(row))) as open_audio,
-        storage.building(records_path, index_path) as (records_file, index_file),
-    ):
-        done = ShardWriter(task, extractor, sources, open_audio, known).write(ordered, records_file, index_file)
-        raise_if_interrupted()
+
+    @storage.tried_again
+    def build() -> dict[str, Any]:
+        with (
+            recordings.reading(recordings_of(row for row in ordered if not known.refusal(row))) as open_audio,
+            storage.building(records_path, index_path) as (records_file, index_file),
+        ):
+            made = ShardWriter(task, extractor, sources, open_audio, known).write(ordered, records_file, index_file)
+            raise_if_interrupted()
+        return made
+
+    done = build()
     done["faults"] = _faults(done, known)
     # For questions about one machine or process later; the digest of a dataset leaves them out.
     done["written_by"] = f"{platform.node()}:{os.getpid()}"

@@ -1,25 +1,27 @@
 """Stores for tests: moto's S3 server on loopback, behind a proxy that is slow, counts, fails or cuts off at will.
 
 `with s3_server() as server:` gives both. Requests that go to `server.endpoint` pass the proxy; `server.put` does not.
-`gcs_emulator` is the same for gs://, without proxy.
+`gcs_emulator` is the same for gs://, with a proxy in its own process, which compares the generations that writes name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import logging
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 import numpy as np
 import pytest
@@ -61,16 +63,21 @@ class Proxy(ThreadingHTTPServer):
         latency_s: waited before each request is handed on.
         requests: all that came, in order.
         most_at_once: the highest number of requests that were in flight at one time.
-        fail_next: how many of the next requests are answered by 503.
+        fail_next: how many of the next requests are answered by `fail_with`, 503 unless told.
         cut_next: how many of the next answers of GET end after half of their body.
+        lose_next: how many of the next writes are handed on and never answered: the connection ends.
+        before: called with each request before it is answered or handed on.
+        generations: writes that name a generation (`ifGenerationMatch`) are refused with 412 where another one stands,
+            as Google's store does and the emulator does not.
     """
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, upstream: tuple[str, int]) -> None:
+    def __init__(self, upstream: tuple[str, int], *, generations: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream = upstream
+        self.upstream, self.generations = upstream, generations
+        self.comparing = threading.Lock()
         self.latency_s = 0.0
         self._lock = threading.Lock()
         self.reset()
@@ -92,7 +99,9 @@ class Proxy(ThreadingHTTPServer):
         with self._lock:
             self.requests: list[Request] = []
             self._in_flight = self.most_at_once = 0
-            self.fail_next = self.cut_next = 0
+            self.fail_next = self.cut_next = self.lose_next = 0
+            self.fail_with = 503
+            self.before: Callable[[Request], object] = lambda request: None
 
     def take(self, order: str) -> bool:
         """Whether one more request is to be answered by `order`."""
@@ -126,13 +135,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self._body()
         path = unquote(self.path.partition("?")[0])
-        with self.server.in_flight(Request(self.command, path, self.headers.get("Range", ""))):
+        request = Request(self.command, path, self.headers.get("Range", ""))
+        with self.server.in_flight(request):
+            self.server.before(request)
             if self.server.latency_s:
                 time.sleep(self.server.latency_s)
             if self.server.take("fail_next"):
-                answer = (503, {"Content-Type": "application/xml"}, _SLOW_DOWN, len(_SLOW_DOWN))
+                answer = (self.server.fail_with, {"Content-Type": "application/xml"}, _SLOW_DOWN, len(_SLOW_DOWN))
+            elif self.server.generations and self.command == "POST" and "ifGenerationMatch=" in self.path:
+                answer = self._compared(body)
             else:
                 answer = self._hand_on(body)
+            if self.command in ("POST", "PUT") and answer[0] < 300 and self.server.take("lose_next"):
+                self.close_connection = True
+                return
         # No longer in flight: the client may send its next request before this thread goes on.
         self._send(*answer)
 
@@ -147,6 +163,24 @@ class _Handler(BaseHTTPRequestHandler):
             pass
         del self.headers["Transfer-Encoding"], self.headers["Expect"]  # done, and answered
         return b"".join(parts)
+
+    def _compared(self, body: bytes) -> tuple[int, dict[str, str], bytes, int]:
+        """An upload that names the generation that it replaces; 0 is none."""
+        bucket = self.path.partition("/b/")[2].partition("/")[0]
+        found = re.search(rb'"name":\s*("[^"]+")', body)
+        assert found, body[:300]
+        place = f"/storage/v1/b/{bucket}/o/{quote(json.loads(found[1]), safe='')}"
+        (expected,) = parse_qs(self.path.partition("?")[2])["ifGenerationMatch"]
+        with self.server.comparing:
+            connection = http.client.HTTPConnection(*self.server.upstream)
+            connection.request("GET", place)
+            response = connection.getresponse()
+            stands = json.loads(response.read())["generation"] if response.status == 200 else "0"
+            connection.close()
+            if stands == expected:
+                return self._hand_on(body)
+        told = json.dumps({"error": {"code": 412, "message": "conditionNotMet"}}).encode()
+        return 412, {"Content-Type": "application/json"}, told, len(told)
 
     def _hand_on(self, body: bytes) -> tuple[int, dict[str, str], bytes, int]:
         connection = http.client.HTTPConnection(*self.server.upstream)
@@ -264,7 +298,7 @@ def _run_gcs_emulator() -> None:
         address = free.getsockname()
     server = create_server(*address, in_memory=True, default_bucket=BUCKET)
     server.start()
-    proxy = Proxy(address)
+    proxy = Proxy(address, generations=True)
     with serving(proxy):
         print(proxy.endpoint, flush=True)
         sys.stdin.read()

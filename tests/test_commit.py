@@ -351,19 +351,19 @@ def test_only_files_with_names_of_ours_are_removed(ready: tuple[JobConfig, Plann
 def test_metadata_comes_last(ready: tuple[JobConfig, Planned], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever file cannot be written, the folder has no metadata, or still that of the dataset before."""
     root = Path(ready[0].output)
-    really_building = storage.building
+    really = storage._temporaries
     order: list[str] = []
     failing_at = 0
 
     @contextmanager
-    def failing(*finals: str) -> Iterator[tuple[Path, ...]]:
+    def failing(finals: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
         order.append(Path(finals[0]).name)
         if len(order) == failing_at:
             raise OSError("disk full")
-        with really_building(*finals) as paths:
+        with really(finals) as paths:
             yield paths
 
-    monkeypatch.setattr(storage, "building", failing)
+    monkeypatch.setattr(storage, "_temporaries", failing)
     for number in range(1, 6):
         failing_at = number
         order.clear()

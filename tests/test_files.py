@@ -279,7 +279,7 @@ def test_endpoint_and_region_come_from_the_environment(form: str, s3: S3Server, 
         monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     if form == "no scheme":
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint.removeprefix("http://"))
-        assert stores._endpoint("s3") == ("https", s3.endpoint.removeprefix("http://"))
+        assert stores.endpoint("s3") == ("https", s3.endpoint.removeprefix("http://"))
         return
     if form != "AWS_ENDPOINT_URL":
         monkeypatch.delenv("AWS_DEFAULT_REGION")

@@ -21,7 +21,6 @@ from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerT
 from ge2e_transforms.row_chunks import pack, unpack
 from ge2e_transforms.schema import FORMAT, FORMAT_VERSION
 from ge2e_transforms.utterance import Utterance
-from pipeline import publishing
 from pipeline.options import JobConfig
 from pipeline.plan import GroupByShard, PlanDataset
 
@@ -157,30 +156,6 @@ def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> 
         plan_of(job(tmp_path), rows, [SUMMARY], [kept])
         (tmp_path / "metadata.json").write_text(json.dumps({**stands, "token": config.token}))
         plan_of(config, rows, [SUMMARY], [kept])  # started again after it had published
-
-
-def test_published_metadata_is_ours_or_refused(tmp_path: Path) -> None:
-    assert publishing.read(str(tmp_path)).metadata == {}
-    (tmp_path / "metadata.json").write_text(
-        json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, "generation": "01234567"})
-    )
-    assert publishing.read(str(tmp_path)).metadata["generation"] == "01234567"
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'{"format": "other"}', b"\xff\xfe\x00"])
-def test_a_metadata_file_of_others_is_never_replaced(tmp_path: Path, content: bytes) -> None:
-    """It was only found out at commit, after all the work."""
-    (tmp_path / "metadata.json").write_bytes(content)
-    with pytest.raises(PlanError, match=r"metadata.json was not written by this program.*choose another --output"):
-        publishing.read(str(tmp_path))
-
-
-@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1, None])
-def test_a_dataset_of_another_format_version_is_not_replaced(tmp_path: Path, version: int | None) -> None:
-    content = {"format": FORMAT, "format_version": version, "generation": "01234567"}
-    (tmp_path / "metadata.json").write_text(json.dumps(content))
-    with pytest.raises(PlanError, match=f"has format version {version}, expected {FORMAT_VERSION}: choose another"):
-        publishing.read(str(tmp_path))
 
 
 def test_rows_go_to_the_shards_of_their_speakers() -> None:
