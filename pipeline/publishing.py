@@ -40,7 +40,7 @@ def read(output: str) -> Published:
         content: Any = json.loads(found)
     except ValueError:
         content = None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise PlanError(f"{path} was not written by this program, so it is not replaced: choose another --output")
     if content.get("format_version") != FORMAT_VERSION:
         raise PlanError(
@@ -73,4 +73,4 @@ def write(output: str, metadata: dict[str, Any], version: str | None) -> None:
 
 
 def _of_the_data(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in metadata.items() if name not in ("format", *_OF_THE_RUN)}
+    return {name: value for name, value in metadata.items() if name not in _OF_THE_RUN}

@@ -141,8 +141,8 @@ def test_without_metadata_finished_shards_stay(tmp_path: Path) -> None:
         ("[]", "was not written by this program"),
         ("{", "was not written by this program"),
         ('{"format": "other"}', "was not written by this program"),
-        ('{"format": "ge2e-features", "format_version": 1}', "expected format version 2, got 1"),
-        ('{"format": "ge2e-features", "format_version": 2, "shards": {}}', "ledger, speakers, splits missing"),
+        ('{"format": "ge2e-features", "format_version": 1}', "expected format version 3, got 1"),
+        ('{"format": "ge2e-features", "format_version": 3, "shards": {}}', "ledger, speakers, splits missing"),
     ],
 )
 def test_metadata_that_cannot_be_used_removes_nothing(content: str, message: str, tmp_path: Path) -> None:

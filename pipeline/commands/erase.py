@@ -43,6 +43,7 @@ def command(args: argparse.Namespace) -> int:
     """Says how much was erased, and what was not reached."""
     try:
         from pipeline import options
+        from pipeline.clean import clean
         from pipeline.erase import erase
     except ModuleNotFoundError as error:
         raise MissingExtraError("Apache Beam, which `ge2e erase` needs,", "beam") from error
@@ -50,12 +51,15 @@ def command(args: argparse.Namespace) -> int:
     output = options.absolute("FOLDER", args.output)
     speakers = _speakers(args)
     done = erase(output, speakers, lambda shard: console.print(f"writing {shard} anew"))
+    left = clean(output)  # what jobs left that were killed may hold the speakers, too
     for speaker in done.already:
         console.print(f"{shown(speaker)} was erased before")
     console.print(
         f"erased {len(speakers) - len(done.already)} speaker(s): {done.utterances} utterances in {done.shards} shards, "
         f"{done.rows} rows of the ledger (generation {done.metadata['generation']})"
     )
+    if left.names:
+        console.print(f"removed {len(left.names)} files that killed jobs had left")
     console.print(_UNREACHED)
     return 0
 
