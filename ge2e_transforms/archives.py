@@ -26,6 +26,7 @@ from ge2e_transforms.errors import (
     TruncatedAudioError,
     UnreadableAudioError,
 )
+from ge2e_transforms.regular_files import MISSING, NEVER_READABLE
 
 __all__ = ["MAX_INDEXED_MEMBERS", "MAX_MEMBER_BYTES", "Archives", "OpenArchive", "RandomAccess", "split_member"]
 
@@ -104,6 +105,11 @@ class Archives:
                 raise MissingAudioError(f"{archive}: no such archive: check audio_path before the '#'") from error
             except (PermissionError, IsADirectoryError) as error:
                 raise UnreadableAudioError(f"{archive} ({error.strerror}): expected a file that may be read") from error
+            except OSError as error:
+                if error.errno not in NEVER_READABLE:
+                    raise
+                kind = MissingAudioError if error.errno in MISSING else UnreadableAudioError
+                raise kind(f"{archive} ({error.strerror}): expected a file that may be read") from error
             entry = self._index(archive, opened).entry(archive, member)
             if max(entry.size, entry.packed) > self._max_bytes:
                 raise OverLimitError(

@@ -8,11 +8,9 @@ What can be decoded, and what damage cannot be noticed, stands in `decoders` and
 
 from __future__ import annotations
 
-import errno
 import io
-import stat
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -29,14 +27,13 @@ from ge2e_transforms.errors import (
     TruncatedAudioError,
     UnreadableAudioError,
 )
+from ge2e_transforms.regular_files import MISSING, NEVER_READABLE, open_regular
 
 # Files up to this size are read at once, which is faster than to read them piece by piece from a decoder.
 _WHOLE_FILE = 1 << 26
 # Manifests round seconds to 10 ms or so, and codecs pad by frames of 20 to 36 ms: less than this is no fault,
 # and no word is shorter.
 _CUT_SLACK_S = 0.05
-_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
-_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV}
 
 
 @dataclass(frozen=True)
@@ -170,23 +167,21 @@ def _named(error: DataError, source: str | bytes, name: str) -> DataError:
 def _open(source: str | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    path = Path(source)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            # Opening a pipe would wait for its writer, and opening a device may act on it.
-            raise UnreadableAudioError("expected a regular file, got a directory, device, pipe or socket")
-        if status.st_size > _WHOLE_FILE:
-            return path.open("rb")
-        with path.open("rb", buffering=0) as file:
+        file = open_regular(source)
+        if os.fstat(file.fileno()).st_size > _WHOLE_FILE:
+            return file
+        with file:
             return io.BytesIO(file.read())
     except ValueError as error:
         raise MissingAudioError(f"no file can have this name: {error}") from None
     except OSError as error:
-        if error.errno in _MISSING:
+        if error.errno in MISSING:
             raise MissingAudioError(f"no such file ({error.strerror}): check audio_path") from None
-        if error.errno in _UNREADABLE:
-            raise UnreadableAudioError(f"may not be read ({error.strerror}): check its permissions") from None
+        if error.errno in NEVER_READABLE:
+            raise UnreadableAudioError(
+                f"may not be read ({error.strerror}): expected a file that this user may read"
+            ) from None
         raise
 
 

@@ -28,6 +28,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from ge2e_transforms import schema, stores
 from ge2e_transforms.errors import DiskError, MissingExtraError, StorageError
+from ge2e_transforms.regular_files import open_regular
+from ge2e_transforms.utterance import is_url
 from pipeline import conditional
 
 # Files up to this are sent from memory: a local read that fails half-way cannot cut an object off.
@@ -123,7 +125,7 @@ class _PatientFile(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file: Any = patiently(functools.partial(Path(path).open, "rb", buffering=0), path, "read")
+        self._file: Any = patiently(lambda: open_regular(path).detach(), path, "read")
 
     def readable(self) -> bool:
         return True
@@ -430,7 +432,7 @@ _LOCAL, _STORE, _BEAM = _LocalFiles(), _StoreFiles(), _BeamFiles()
 
 
 def is_local(path: str) -> bool:
-    return "://" not in path
+    return not is_url(path)
 
 
 def files_of(path: str) -> Files:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import stat
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from ge2e_transforms import stores
 from ge2e_transforms.archives import Archives, RandomAccess, split_member
 from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
 from ge2e_transforms.read_ahead import ReadAhead, Source
+from ge2e_transforms.regular_files import open_regular
 from ge2e_transforms.shards import AudioSource
 from pipeline import storage
 
@@ -105,10 +104,8 @@ class _LocalArchive:
     """A regular file, read by position; closed when nobody has it any more."""
 
     def __init__(self, path: str) -> None:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a NUL in a name raises ValueError here)
-            raise UnreadableAudioError(f"{path}: expected a regular file, got a directory, device, pipe or socket")
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
+        self._file = open_regular(path)
+        self._descriptor = self._file.fileno()
         status = os.fstat(self._descriptor)
         self.size, self.version = status.st_size, (status.st_size, status.st_mtime_ns, status.st_ino)
 

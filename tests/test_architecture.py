@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "checks",
+    "regular_files",
     "archive_index",
     "archives",
     "config",
@@ -48,6 +49,7 @@ ORDER = [
     "erasing",
     "selftest",
     "stores",
+    "places",
     "read_ahead",
     "files",
     "shard_files",
