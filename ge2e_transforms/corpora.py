@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.manifest import Utterance, check_utterance
+from ge2e_transforms.utterance import NO_ID
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def _matches(folder: Path, layout: str) -> Iterator[tuple[_File, dict[str, str]]
     others: list[str] = []
     others_count = 0
     for file in _files(str(folder), "", layout.count("/"), frozenset()):
-        match = regex.fullmatch(file.path) if file.size is not None and _is_text(file.path) else None
+        match = regex.fullmatch(file.path) if file.size is not None and not NO_ID.search(file.path) else None
         if match:
             fits += 1
             yield file, match.groupdict()
@@ -201,15 +202,6 @@ def _nothing_fits(folder: Path, layout: str, count: int, examples: list[str]) ->
     return f"{needed}. Found {count} audio files: {', '.join(examples)}{', ...' if count > len(examples) else ''}. " + (
         "Check the folder, or write the pattern so that it describes these paths"
     )
-
-
-def _is_text(path: str) -> bool:
-    """False for names that are not UTF-8, which no manifest can hold."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _files(folder: str, prefix: str, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[_File]:

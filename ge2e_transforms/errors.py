@@ -11,8 +11,21 @@ from __future__ import annotations
 from typing import ClassVar, NamedTuple
 
 
+def visible(text: str) -> str:
+    """Text for terminals: what is not printed as a sign of its own is escaped.
+
+    Control characters would act on a terminal, and marks for the direction of text would show something else.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 class Ge2eError(Exception):
-    """Base of all errors that are raised on purpose."""
+    """Base of all errors that are raised on purpose. As text it is one line, whatever names it quotes."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ConfigError(Ge2eError, ValueError):
@@ -89,6 +102,18 @@ class BadRowError(DataError):
     """The manifest row cannot be read: wrong number of fields, bad quoting, a number that is none."""
 
     stage, reason = "manifest", "bad_row"
+
+
+class OutsideError(DataError):
+    """The row of a manifest with relative paths leads out of the manifest's folder."""
+
+    stage, reason = "manifest", "outside"
+
+
+class SchemeError(DataError):
+    """The audio is at a URL of a scheme that is not opened unless it is allowed."""
+
+    stage, reason = "manifest", "scheme"
 
 
 class EmptySpeakerError(DataError):

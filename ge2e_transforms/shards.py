@@ -34,7 +34,7 @@ from ge2e_transforms.errors import (
 from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
 from ge2e_transforms.identity import Tombstones, erased_row
 from ge2e_transforms.planning import ShardTask
-from ge2e_transforms.utterance import Utterance
+from ge2e_transforms.utterance import Utterance, ledger_row
 
 # Where encoded audio comes from: a location to a local path, or to the bytes of an object.
 AudioSource = Callable[[str], "str | bytes"]
@@ -133,21 +133,6 @@ class Known:
         if isinstance(error, ErasedSpeakerError):
             return erased_row(entry)
         return entry._replace(detail="", audio_path="") if self.pseudonymous else entry
-
-
-def ledger_row(row: Utterance, error: DataError) -> LedgerRow:
-    """The ledger's entry for a row that could not be written."""
-    return LedgerRow(
-        kind=error.kind,
-        stage=error.stage,
-        reason=error.reason,
-        detail=str(error),
-        manifest=row.manifest,
-        position=row.position,
-        speaker_id=row.speaker_key,
-        utterance_id=row.utterance_id,
-        audio_path=row.audio_path,
-    )
 
 
 def in_order(rows: Iterable[Utterance]) -> list[Utterance]:

@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ge2e_transforms.archives import split_member
-from ge2e_transforms.errors import BadRowError, EmptySpeakerError
+from ge2e_transforms.errors import BadRowError, DataError, EmptySpeakerError, LedgerRow
 from ge2e_transforms.schema import SPLIT_NAME, SPLIT_ORDER
 
 UNNAMED = "unnamed"
 # Above this a float no longer counts in ones, and sums of sizes would leave 64 bits.
 _MAX_NUMBER = 2.0**53
+# Of any text in a row, in characters. A path has 4,096 bytes at most, and so has the name of a member of an archive.
+MAX_TEXT = 8192
+# What no id may hold: what acts on a terminal or ends a line, and what is no text in any encoding.
+NO_ID = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NO_PATH = re.compile(r"[\x00\ud800-\udfff]")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -89,6 +94,13 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
+def leads_out(audio_path: str) -> bool:
+    """Whether a path is not below the folder of its manifest. Links are not looked at, nor names in an archive."""
+    if audio_path.startswith("/") or is_url(audio_path):
+        return True
+    return ".." in audio_path and posixpath.normpath(file_of(audio_path)).split("/", 1)[0] == ".."
+
+
 def shown(value: object) -> str:
     """For messages: what was got, on one line, in ASCII and not too long."""
     text = ascii(value)
@@ -100,12 +112,16 @@ def check_utterance(row: Utterance) -> None:
 
     Raises:
         EmptySpeakerError: there is no speaker.
-        BadRowError: no path, a namespace with '/', a split that cannot be a folder, a length of 0.
+        BadRowError: no path, control characters in an id, a text longer than `MAX_TEXT`, a namespace with '/', a split
+            that cannot be a folder, a length of 0.
     """
     if not row.speaker_id.strip():
         raise EmptySpeakerError("speaker_id is empty: every row must say who speaks")
     if not row.audio_path.strip():
         raise BadRowError("audio_path is empty: every row must say where the audio is")
+    texts = row[:8]
+    if not "".join(texts).isprintable() or max(map(len, texts)) > MAX_TEXT:
+        _check_texts(texts)
     if "/" in row.namespace:
         raise BadRowError(
             f"namespace={shown(row.namespace)}: expected a name without '/' (by default it is the source)"
@@ -114,6 +130,32 @@ def check_utterance(row: Utterance) -> None:
         raise BadRowError(f"split={shown(row.split)}: expected up to 64 letters, digits, '_' or '-', such as train")
     if row.duration_s == 0:
         raise BadRowError("duration_s=0: expected more than 0, or nothing where it is not known")
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    for name, text in zip(COLUMNS, texts, strict=False):
+        if len(text) > MAX_TEXT:
+            raise BadRowError(f"{name}={shown(text)} has {len(text)} characters: expected at most {MAX_TEXT}")
+        if (_NO_PATH if name == "audio_path" else NO_ID).search(text):
+            raise BadRowError(
+                f"{name}={shown(text)}: expected text without control characters, line ends among them; where a row "
+                "gives no utterance_id it is the audio_path"
+            )
+
+
+def ledger_row(row: Utterance, error: DataError) -> LedgerRow:
+    """The ledger's entry for a row that is not written."""
+    return LedgerRow(
+        kind=error.kind,
+        stage=error.stage,
+        reason=error.reason,
+        detail=str(error),
+        manifest=row.manifest,
+        position=row.position,
+        speaker_id=row.speaker_key,
+        utterance_id=row.utterance_id,
+        audio_path=row.audio_path,
+    )
 
 
 def utterance(values: Sequence[str], manifest: str, position: int) -> Utterance:

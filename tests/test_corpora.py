@@ -250,9 +250,17 @@ def test_names_that_are_not_utf8_are_left_out(tmp_path: Path, caplog: pytest.Log
 
 
 def test_odd_names_are_kept(tmp_path: Path) -> None:
-    root = make(tmp_path, 'a,"b\nc/1 é.wav')
+    root = make(tmp_path, 'a,"b\u202ec/1 é.wav')
     (row,) = pattern(root, "{speaker}/{utterance}.wav")
-    assert (row.speaker_id, row.utterance_id) == ('a,"b\nc', "1 é")
+    assert (row.speaker_id, row.utterance_id) == ('a,"b\u202ec', "1 é")
+
+
+def test_names_with_control_characters_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They may not be ids, and one such name is no reason to give up all others."""
+    root = make(tmp_path, "s/1.wav", "s/2\n.wav", "s\x1b[2J/3.wav")
+    assert [row.utterance_id for row in pattern(root, "{speaker}/{utterance}.wav")] == ["1"]
+    assert "2 audio files do not fit" in caplog.text
+    assert r"s/2\n.wav" in caplog.text
 
 
 def test_order_is_by_folder_then_name(tmp_path: Path) -> None:

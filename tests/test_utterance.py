@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ge2e_transforms.errors import BadRowError, DataError, EmptySpeakerError
-from ge2e_transforms.utterance import COLUMNS, Utterance, check_utterance, shown, utterance
+from ge2e_transforms.utterance import COLUMNS, MAX_TEXT, Utterance, check_utterance, leads_out, shown, utterance
 
 
 def made(**columns: str) -> Utterance:
@@ -132,3 +132,64 @@ def test_check_refuses_rows_made_elsewhere() -> None:
 def test_messages_quote_values_on_one_short_line() -> None:
     assert shown("a\nb") == r"'a\nb'"
     assert len(shown("x" * 10_000)) < 130
+
+
+@pytest.mark.parametrize("column", ["speaker_id", "namespace", "utterance_id", "source", "subset", "session_id"])
+@pytest.mark.parametrize("sign", ["\0", "\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\ud800"])
+def test_control_characters_are_no_part_of_an_id(column: str, sign: str) -> None:
+    with pytest.raises(BadRowError, match=rf"^{column}='a\\.*: expected text without control characters") as caught:
+        made(**{"namespace": "n", column: f"a{sign}b"})
+    assert str(caught.value).isprintable()
+
+
+def test_a_path_may_hold_them_if_it_is_not_the_id() -> None:
+    assert made(audio_path="a\n.wav", utterance_id="u").audio_path == "a\n.wav"
+    with pytest.raises(BadRowError, match=r"^utterance_id='a\\n.wav': .* it is the audio_path"):
+        made(audio_path="a\n.wav", utterance_id="")
+    for sign in ("\0", "\udcff"):
+        with pytest.raises(BadRowError, match="audio_path="):
+            made(audio_path=f"a{sign}.wav", utterance_id="u")
+
+
+def test_long_texts() -> None:
+    row = made(speaker_id="s" * MAX_TEXT, audio_path="a" * MAX_TEXT)
+    assert len(row.speaker_id) == MAX_TEXT
+    for column in ("speaker_id", "audio_path", "session_id"):
+        with pytest.raises(BadRowError, match=f"^{column}='x+'?\\.\\.\\. has 10000 characters: expected at most 8192"):
+            made(**{column: "x" * 10_000})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a/../b", " ", "\u202e\u2066x", "\u200b\ufeff", "=1+1", "+a", "-a", "@a", "<script>", "e\u0301", "[red]", ":x:"],
+)
+def test_all_else_is_an_id(text: str) -> None:
+    row = made(speaker_id=f"{text}.", utterance_id=text, session_id=text, source=text, subset=text, namespace="n")
+    assert (row.speaker_id, row.utterance_id, row.session_id, row.source, row.subset) == (f"{text}.", *4 * (text,))
+
+
+@pytest.mark.parametrize(
+    "path", ["a.wav", "a/../b.wav", "./a", "a/b/../../c", "..a/b", "a..", "x.tar#../../m", "...", "a:b"]
+)
+def test_paths_below_the_manifest(path: str) -> None:
+    assert not leads_out(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "..",
+        "../a.wav",
+        "a/../../b.wav",
+        "./../a",
+        "a/b/../../../c",
+        "/a",
+        "//a",
+        "gs://b/a",
+        "x://",
+        "../x.tar#m",
+        "/x.tar#m",
+    ],
+)
+def test_paths_that_lead_out(path: str) -> None:
+    assert leads_out(path)
