@@ -19,9 +19,19 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
-from ge2e_transforms.errors import BadRowError, DataError, LedgerRow, ManifestError
+from ge2e_transforms.errors import BadRowError, DataError, LedgerRow, ManifestError, visible
 from ge2e_transforms.manifest_lines import Lines, csv_records, text_records
-from ge2e_transforms.utterance import COLUMNS, Utterance, check_utterance, file_of, is_url, shown, utterance
+from ge2e_transforms.utterance import (
+    COLUMNS,
+    MAX_TEXT,
+    Utterance,
+    check_utterance,
+    file_of,
+    is_url,
+    leads_out,
+    shown,
+    utterance,
+)
 
 __all__ = ["COLUMNS", "Utterance", "check_utterance", "read_rows", "write_manifest"]
 
@@ -101,9 +111,20 @@ def _read_json(lines: Lines, manifest: str) -> Iterator[_Item]:
     _warn_unknown(sorted(unknown), manifest)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"a name comes twice among {shown(', '.join(name for name, _ in pairs))}")
+    return found
+
+
+# Of two values for one name programs take the one or the other.
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+
+
 def _json_values(text: str, unknown: set[str]) -> tuple[Sequence[Any], str]:
     try:
-        row = json.loads(text)
+        row = _decode(text)
         if not isinstance(row, dict):
             return _NOTHING, f"expected a JSON object, got {shown(text.strip())}"
         pick, others = _columns(tuple(row))
@@ -133,6 +154,11 @@ def _parquet_batches(stream: BinaryIO, manifest: str) -> Iterator[Sequence[Seque
         names = file.schema_arrow.names
         pick = _needed_columns(tuple(names), manifest)
         wanted = set(pick([*names, ""]))
+        for field in file.schema_arrow:
+            if field.name in wanted and not _is_plain(field.type):
+                raise ManifestError(
+                    f"{manifest}: the column {field.name} is of type {shown(str(field.type))}: expected text or numbers"
+                )
         for batch in file.iter_batches(batch_size=4096, columns=[name for name in names if name in wanted]):
             columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
             yield pick([*map(columns.get, names), [""] * batch.num_rows])
@@ -142,6 +168,15 @@ def _parquet_batches(stream: BinaryIO, manifest: str) -> Iterator[Sequence[Seque
         raise ManifestError(
             f"{manifest}: damaged Parquet ({shown(str(error))}): expected a whole Parquet file; write it again"
         ) from error
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a column of an Arrow type holds one text or number a row; any other may be of any size, or unreadable."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (pa.types.is_nested(kind) or pa.types.is_temporal(kind) or isinstance(kind, pa.BaseExtensionType))
 
 
 @functools.lru_cache(maxsize=256)  # the rows of a JSON manifest have few different sets of names
@@ -178,7 +213,7 @@ def _needed_columns(names: tuple[str, ...], manifest: str) -> _Pick:
 
 def _warn_unknown(names: Sequence[str], manifest: str) -> None:
     if names:
-        _log.warning("%s: unknown columns left out: %s", manifest, ", ".join(names)[:1000])
+        _log.warning("%s: unknown columns left out: %s", manifest, visible(", ".join(names)[:1000]))
 
 
 def _typed_row(values: Sequence[Any], manifest: str, position: int, fault: str = "") -> _Item:
@@ -218,7 +253,7 @@ def _row(values: Sequence[str], manifest: str, position: int, fault: str = "") -
             raise BadRowError(fault)
         return utterance(values, manifest, position)
     except DataError as error:
-        path, speaker, _, name = values[:4]
+        path, speaker, _, name = (text[:MAX_TEXT] for text in values[:4])
         place = (str(error), manifest, position)
         return LedgerRow(error.kind, error.stage, error.reason, *place, speaker, name or path, path)
 
@@ -226,9 +261,12 @@ def _row(values: Sequence[str], manifest: str, position: int, fault: str = "") -
 def write_manifest(target: str | Path | BinaryIO, rows: Iterable[Utterance]) -> int:
     """Write rows as CSV (`.csv`, `.csv.gz`, or plain to a stream) and give their number.
 
-    A file is written aside and renamed, so it is whole or not there. The rows still point at the same audio:
-    paths are relative to the manifest's folder where both lie in one folder other than '/', else absolute; to
-    a stream they are written as `Utterance.location` has them.
+    A file is written aside and renamed, so it is whole or not there. The rows still point at the same audio: paths
+    below the manifest's folder are relative to it, others absolute; to a stream they are written as
+    `Utterance.location` has them. A manifest that begins with a relative path and leads out of its folder later needs
+    `--allow_outside`: a warning says so.
+
+    Text is written as it is, for programs: a spreadsheet may take what begins with '=' for a formula.
 
     Raises:
         ManifestError: the name is no CSV's, a row may not be written, or the file cannot be.
@@ -268,16 +306,25 @@ def _write_aside(path: Path, rows: Iterable[Utterance]) -> int:
 
 def _write_csv(stream: BinaryIO, rows: Iterable[Utterance], placed: Callable[[str], str]) -> int:
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
-    count = 0
+    count, outside, begins_below = 0, 0, False
     try:
         # csv quotes what its line end consists of, and a lone \r must be quoted; the file gets plain \n.
         writer = csv.writer(_UnixLines(text), lineterminator="\r\n")
         writer.writerow(COLUMNS)
         for row in rows:
             check_utterance(row)
-            writer.writerow((placed(row.location), *row[1 : len(COLUMNS)]))
+            path = placed(row.location)
+            writer.writerow((path, *row[1 : len(COLUMNS)]))
+            begins_below = begins_below if count else not leads_out(path)
+            outside += begins_below and leads_out(path)
             count += 1
         text.flush()
+        if outside:
+            _log.warning(
+                "%d of the %d rows lead out of the manifest's folder, and the first does not: `ge2e run` needs "
+                "--allow_outside for it, or write it to a folder above them all",
+                *(outside, count),
+            )
     except DataError as error:
         raise ManifestError(f"row {count} of the new manifest cannot be written: {error}") from error
     finally:
@@ -296,17 +343,14 @@ class _UnixLines:
 def _relative_to(manifest: Path) -> Callable[[str], str]:
     """A function from an audio location to how a manifest there writes it."""
     folder = str(manifest.absolute().parent)
-    # '..' goes up from where a link points to, so going up must begin at the real folder.
-    real = os.path.realpath(folder)
 
     @functools.lru_cache(maxsize=1024)
     def from_here(head: str) -> str:
         other = os.path.abspath(head)  # noqa: PTH100 (links stay links)
-        if os.path.commonpath([folder, other]) == folder:
-            seen = os.path.relpath(other, folder)
-        else:
-            seen = other if os.path.commonpath([real, other]) == "/" else os.path.relpath(other, real)
-        return "" if seen == "." else seen.rstrip("/") + "/"
+        if os.path.commonpath([folder, other]) != folder:
+            return other.rstrip("/") + "/"
+        below = os.path.relpath(other, folder)
+        return "" if below == "." else f"{below}/"
 
     def placed(location: str) -> str:
         if is_url(location):

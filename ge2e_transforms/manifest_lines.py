@@ -91,6 +91,11 @@ class Lines:
 
     def _skip_byte_order_mark(self) -> None:
         first = self._read()
+        if first.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ManifestError(
+                f"{self._manifest}: this is UTF-16 or UTF-32: expected UTF-8; save the file as UTF-8, or convert it "
+                "(`iconv -f UTF-16 -t UTF-8`)"
+            )
         if first.startswith(b"\xef\xbb\xbf"):
             self._position, first = 3, first[3:]
         if first:
