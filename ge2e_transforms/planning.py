@@ -146,6 +146,7 @@ def make_plan(
     growth: Growth | None = None,
     erased: Tombstones | None = None,
     pseudonyms: str = "",
+    allow_schemes: Sequence[str] = (),
 ) -> Plan:
     """Lays out a dataset, or what is added to one.
 
@@ -158,6 +159,7 @@ def make_plan(
         growth: what is added to; splits and labels of its speakers stay.
         erased: part of the generation, as their rows are left out.
         pseudonyms: check of their key, part of the content.
+        allow_schemes: part of the content, too; see `content_of`.
 
     Raises:
         PlanError: no usable row, a speaker in two splits, too few speakers to draw from.
@@ -170,7 +172,8 @@ def make_plan(
     members, elsewhere = by_split(totals, rule, known)
     ranges, next_label = _ranges(members, config, recipe, standing.next_label if standing else 0)
     stood = standing.sources if standing else ()
-    content = content_of(read, config, recipe, kind=growth.kind if growth else "run", pseudonyms=pseudonyms)
+    kind = growth.kind if growth else "run"
+    content = content_of(read, config, recipe, kind, pseudonyms, allow_schemes)
     return Plan(
         generation=generation_of(content, edition, erased, standing.generation if standing else ""),
         edition=edition,
@@ -183,7 +186,7 @@ def make_plan(
         content=content,
         next_label=next_label,
         elsewhere=elsewhere,
-        kind=growth.kind if growth else "run",
+        kind=kind,
         grows=standing,
         erased=erased,
         pseudonyms=pseudonyms,
@@ -231,19 +234,29 @@ def _no_rows(manifests: Sequence[ManifestSummary], retry: bool) -> str:
 
 
 def content_of(
-    manifests: Iterable[ManifestSummary], config: PlanConfig, recipe: Recipe, kind: str = "run", pseudonyms: str = ""
+    manifests: Iterable[ManifestSummary],
+    config: PlanConfig,
+    recipe: Recipe,
+    kind: str = "run",
+    pseudonyms: str = "",
+    allow_schemes: Sequence[str] = (),
 ) -> str:
-    """First 8 hex digits of the fingerprint of what is asked for: rows, recipe, who goes where."""
-    return _short_hash(
-        {
-            "format": schema.FORMAT_VERSION,
-            "manifests": [list(entry) for entry in sorted(manifests)],
-            "plan": asdict(config),
-            "recipe": recipe.fingerprint(),
-            "kind": kind,
-            "pseudonyms": pseudonyms,
-        }
-    )
+    """First 8 hex digits of the fingerprint of what is asked for: rows, recipe, who goes where.
+
+    Which rows are used follows from the manifests, how many rows were rejected, and `allow_schemes`: letting rows lead
+    out of the folder only ever adds some, but as many may be of one scheme as of another.
+    """
+    content: dict[str, Any] = {
+        "format": schema.FORMAT_VERSION,
+        "manifests": [list(entry) for entry in sorted(manifests)],
+        "plan": asdict(config),
+        "recipe": recipe.fingerprint(),
+        "kind": kind,
+        "pseudonyms": pseudonyms,
+    }
+    if allow_schemes:
+        content["allow_schemes"] = sorted(set(allow_schemes))
+    return _short_hash(content)
 
 
 def generation_of(content: str, edition: int, erased: Tombstones | None = None, standing: str = "") -> str:

@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = "written to from every worker, and left as it was; needed on a cluster"
     parser.add_argument("--output", metavar="FOLDER", help=output)
     parser.add_argument("--require_av", action="store_true", help="M4A and AAC must decode too (extra 'av')")
+    options.add_places(parser.add_argument_group("what manifests may name"))
     options.add_recipe(parser.add_argument_group("recipe"))
     options.add_shard_size(parser.add_argument_group("shards"))
     options.add_local(parser.add_argument_group("where it runs"))
@@ -97,6 +98,8 @@ def examine_workers(argv: Sequence[str]) -> Diagnosis:
         output="" if args.output is None else options.absolute("--output", args.output),
         recipe=options.chosen_recipe(args),
         plan=PlanConfig(shard_mib=args.shard_mib),
+        allow_outside=args.allow_outside,
+        allow_schemes=tuple(args.allow_schemes),
         token=uuid.uuid4().hex[:16],
     )
     reports = examine_job(job, options.beam_options(args, beam_arguments))

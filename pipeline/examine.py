@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 import ge2e_transforms
 from ge2e_transforms.errors import ManifestError, StorageError
 from ge2e_transforms.manifest import read_rows
+from ge2e_transforms.places import permitted
 from ge2e_transforms.utterance import Utterance
 from pipeline import hygiene, recordings, resources, storage
 from pipeline.options import JobConfig
-from pipeline.read import expand_manifests
+from pipeline.read import expand_manifests, open_manifest
 
 # What takes long to import or much memory, and no worker needs.
 HEAVY = ("tensorflow", "keras", "torch", "jax", "matplotlib", "pandas", "sklearn", "IPython")
@@ -193,17 +194,17 @@ def _recipe_digest(job: JobConfig) -> str:
 def _recording(job: JobConfig) -> tuple[str, str]:
     from ge2e_transforms.selftest import decode_row
 
-    row = _first_row(job.manifests)
+    row = _first_row(job)
     with recordings.reading([row.location]) as open_audio:
         found = decode_row(row, job.recipe.audio, open_audio)
     return f"{found.location}, {found.seconds:.2f} s", found.digest
 
 
-def _first_row(patterns: tuple[str, ...]) -> Utterance:
-    paths = expand_manifests(patterns)
+def _first_row(job: JobConfig) -> Utterance:
+    paths = expand_manifests(job.manifests)
     for path in paths:
-        with storage.reading(path) as stream:
-            for row in read_rows(stream, path):
+        with open_manifest(path) as stream:
+            for row in permitted(read_rows(stream, path), job.allow_outside, job.allow_schemes):
                 if isinstance(row, Utterance):
                     return row
     raise ManifestError(

@@ -9,10 +9,13 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from apache_beam.io.filesystem import FileSystem
+from apache_beam.io.filesystems import FileSystems as FileSystems  # its import brings those that are installed
 from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
 
 from ge2e_transforms.config import PRESETS, Recipe, parse_setting
-from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.errors import ConfigError, SchemeError
+from ge2e_transforms.places import check_scheme
 from ge2e_transforms.splits import PlanConfig
 from pipeline import storage
 
@@ -47,6 +50,7 @@ class JobConfig:
         overwrite: a dataset of another generation in `output` is replaced.
         kind: 'run'; 'add' to the dataset in `output`, or 'retry' rows that it rejected.
         pseudonym_key: file of the key with which ids are replaced; empty where they are written as they are.
+        allow_outside, allow_schemes: which rows may be opened; see `places.permitted`.
         token: names this submission, for its verdict; begins with `TEMPLATE` where nobody waits for one.
     """
 
@@ -60,6 +64,8 @@ class JobConfig:
     overwrite: bool = False
     kind: str = "run"
     pseudonym_key: str = ""
+    allow_outside: bool = False
+    allow_schemes: tuple[str, ...] = ()
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -70,6 +76,22 @@ class JobConfig:
                 f"speakers_per_batch={self.speakers_per_batch}, utterances_per_speaker={self.utterances_per_speaker} "
                 "cannot be used: expected at least 2 speakers and 1 utterance"
             )
+        _check_schemes(self.manifests, self.allow_schemes)
+
+
+def _check_schemes(manifests: tuple[str, ...], allow_schemes: tuple[str, ...]) -> None:
+    readable = {system.scheme() for system in FileSystem.get_all_subclasses()} - {None}
+    for scheme in allow_schemes:
+        if scheme not in readable:
+            raise ConfigError(
+                f"--allow_scheme {scheme} cannot be used: Apache Beam reads from {', '.join(sorted(readable))} here; "
+                "give a scheme without '://', and install the extra of Beam that brings it"
+            )
+    try:
+        for path in manifests:
+            check_scheme(path, allow_schemes)
+    except SchemeError as error:
+        raise ConfigError(f"--manifest {error}") from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     _add_job(parser)
+    add_places(parser.add_argument_group("what manifests may name"))
     add_recipe(parser.add_argument_group("recipe"))
     _add_plan(parser.add_argument_group("splits and shards"))
     add_local(parser.add_argument_group("where it runs"))
@@ -105,6 +128,16 @@ def add_pseudonymize(parser: argparse.ArgumentParser) -> None:
     """The flag that keeps ids out of the dataset."""
     pseudonyms = "write keyed pseudonyms instead of ids, and no paths of audio; KEYFILE holds 16 to 64 random bytes"
     parser.add_argument("--pseudonymize", default="", metavar="KEYFILE", help=pseudonyms)
+
+
+def add_places(group: argparse._ArgumentGroup) -> None:
+    """Flags that say which places are opened."""
+    outside = "paths of a manifest with relative paths may lead out of its folder"
+    group.add_argument("--allow_outside", action="store_true", help=outside)
+    scheme = "open URLs of this scheme too, such as hdfs, besides gs and s3; may be given more than once"
+    group.add_argument(
+        "--allow_scheme", action="append", default=[], metavar="SCHEME", dest="allow_schemes", help=scheme
+    )
 
 
 def add_recipe(group: argparse._ArgumentGroup) -> None:
@@ -155,6 +188,8 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         utterances_per_speaker=args.utterances_per_speaker,
         overwrite=args.overwrite,
         pseudonym_key=key_file(args),
+        allow_outside=args.allow_outside,
+        allow_schemes=tuple(args.allow_schemes),
         token=uuid.uuid4().hex[:16],
     )
 

@@ -57,7 +57,7 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
     present, summaries = publishing.read(job.output).metadata, list(summaries)
     erased = Tombstones.of(present) if present.get("erased") else None
     pseudonyms = "" if job.pseudonym_key == "" else read_key(job.pseudonym_key).check
-    content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms)
+    content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms, job.allow_schemes)
     growing, edition = None, None
     if job.kind == "run":
         edition = choose_edition(job, present, content)
@@ -69,7 +69,15 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
     if done:
         return nothing_to_do(present, summaries)
     plan = make_plan(
-        totals, summaries, job.plan, job.recipe, edition or 0, growth=growing, erased=erased, pseudonyms=pseudonyms
+        totals,
+        summaries,
+        job.plan,
+        job.recipe,
+        edition or 0,
+        growth=growing,
+        erased=erased,
+        pseudonyms=pseudonyms,
+        allow_schemes=job.allow_schemes,
     )
     return dataclasses.replace(plan, standing=present.get("generation", ""))
 

@@ -6,7 +6,7 @@ Rows travel in chunks (`row_chunks`): that is all that ever crosses a shuffle.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 import apache_beam as beam
@@ -16,7 +16,9 @@ from ge2e_transforms import lengths
 from ge2e_transforms.errors import ConfigError, LedgerRow, ManifestError, StorageError
 from ge2e_transforms.identity import Pseudonyms, nameless
 from ge2e_transforms.manifest import read_rows
+from ge2e_transforms.places import permitted
 from ge2e_transforms.planning import ManifestSummary
+from ge2e_transforms.regular_files import NEVER_READABLE
 from ge2e_transforms.row_chunks import CHUNK_BYTES, CHUNK_ROWS, pack
 from ge2e_transforms.utterance import Utterance
 from pipeline import growth, metrics, publishing, storage
@@ -40,15 +42,20 @@ def expand_manifests(patterns: tuple[str, ...]) -> list[str]:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-    try:
-        with storage.reading(path) as stream:
-            yield stream
-    except StorageError as error:
-        cause = error.__cause__
-        if not isinstance(cause, IsADirectoryError | PermissionError):
-            raise
-        raise ManifestError(f"{path} cannot be read ({cause.strerror}): expected a file that you may read") from cause
+def open_manifest(path: str) -> Iterator[BinaryIO]:
+    """A manifest's bytes; ManifestError if it is no file, may not be read or is gone."""
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(storage.reading(path))
+        except OSError as error:
+            cause = error.__cause__ if isinstance(error, StorageError) else error
+            if not isinstance(cause, OSError) or cause.errno not in NEVER_READABLE:
+                raise
+            raise ManifestError(
+                f"{path} cannot be read ({cause.strerror}): expected a file that you may read and that stays, as it "
+                "is read twice"
+            ) from error
+        yield stream
 
 
 def _is_of(entry: LedgerRow, row: Utterance) -> bool:
@@ -76,7 +83,7 @@ def wanted_rows(job: JobConfig, stream: BinaryIO, path: str) -> Iterator[Utteran
 
     Where other rows stand in their places now, what the ledger said of them is given again.
     """
-    items = read_rows(stream, path)
+    items = permitted(read_rows(stream, path), job.allow_outside, job.allow_schemes)
     if job.pseudonym_key:
         pseudonyms = read_key(job.pseudonym_key)
         items = (nameless(item) if isinstance(item, LedgerRow) else pseudonyms.row(item) for item in items)
@@ -104,7 +111,7 @@ class _ReadManifestFn(beam.DoFn):
             rows = rejected = 0
             held: list[Utterance] = []
             sums: lengths.Lengths = {}
-            with _open(path) as stream:
+            with open_manifest(path) as stream:
                 for row in wanted_rows(self._job, stream, path):
                     rows += 1
                     if isinstance(row, LedgerRow):

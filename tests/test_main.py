@@ -298,7 +298,13 @@ def test_a_dataset_on_a_store_has_the_same_objects(corpus: Path, finished: RunRe
     MemoryStore.objects["memory://in/m.csv"] = text.encode()
     for path in corpus.parent.rglob("*.wav"):
         MemoryStore.objects[f"memory://in/{path.relative_to(corpus.parent)}"] = path.read_bytes()
-    arguments = ("memory://in/m.csv", "memory://out/set", "--test_speakers=1", "--max_rejected=0.1")
+    arguments = (
+        "memory://in/m.csv",
+        "memory://out/set",
+        "--test_speakers=1",
+        "--max_rejected=0.1",
+        "--allow_scheme=memory",
+    )
     metadata = run_here(*arguments).metadata
     assert metadata is not None
     assert metadata["counts"]["rejected"] == {"missing": 1}

@@ -86,6 +86,7 @@ def _parser(kind: str, epilog: str) -> argparse.ArgumentParser:
         options.add_shard_size(parser.add_argument_group("shards"))
         parser.set_defaults(preset=None, shard_mib=None)
     options.add_pseudonymize(parser)
+    options.add_places(parser.add_argument_group("places"))
     options.add_local(parser.add_argument_group("where it runs"))
     return parser
 
@@ -112,6 +113,8 @@ def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, An
         utterances_per_speaker=present["utterances_per_speaker"],
         kind=kind,
         pseudonym_key=key,
+        allow_outside=args.allow_outside,
+        allow_schemes=tuple(args.allow_schemes),
         token=uuid.uuid4().hex[:16],
     )
 
