@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ge2e_transforms import __version__
-from ge2e_transforms.errors import DiskError, Ge2eError
+from ge2e_transforms.errors import DiskError, Ge2eError, visible
 from ge2e_transforms.stores import StoreError
 from pipeline.commands import audit, clean, doctor, erase, grow, inspect, manifest, run, verify, verify_batches
 
@@ -27,10 +27,19 @@ def plain_worker_message(record: logging.LogRecord) -> bool:
     return "semi_persistent_directory" not in record.getMessage()
 
 
+class Visible(logging.Formatter):
+    """Escapes what would act on a terminal; lines stay lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(visible, super().format(record).split("\n")))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; errors of ours are printed without a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logs = logging.StreamHandler()
+    logs.setFormatter(Visible("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[logs])
     logging.getLogger(_WORKER_LOG).addFilter(plain_worker_message)
     parser = argparse.ArgumentParser(prog="ge2e", description="Speech corpora to speaker-sharded features.")
     parser.add_argument("--version", action="version", version=f"ge2e {__version__}")
@@ -44,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.command(args))
     except (Ge2eError, DiskError, StoreError) as error:
-        print(f"ge2e: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"ge2e: {type(error).__name__}: {visible(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ge2e: interrupted; the same command goes on where this one stopped", file=sys.stderr)

@@ -124,7 +124,7 @@ class _PatientFile(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file: Any = patiently(lambda: open_regular(path).detach(), path, "read")
+        self._file: Any = patiently(lambda: cast(io.BufferedReader, open_regular(path)).detach(), path, "read")
 
     def readable(self) -> bool:
         return True

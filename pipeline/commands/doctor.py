@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ge2e_transforms.errors import MissingExtraError
+from pipeline.commands.terminal import Terminal
 
 if TYPE_CHECKING:
     from pipeline.doctor import Diagnosis
@@ -39,7 +39,7 @@ def command(args: argparse.Namespace) -> int:
 
 
 def print_diagnosis(found: Diagnosis) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     for report in found.reports:
         console.print(report_table(report, is_program=report.key == found.program.key))
     for finding in found.findings:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
-
 from ge2e_transforms.dataset import Dataset
 from pipeline.commands.run import small_splits, split_table
+from pipeline.commands.terminal import Terminal
 
 
 def add_arguments(subparsers: Any) -> None:
@@ -22,7 +21,7 @@ def command(args: argparse.Namespace) -> int:
     """Prints recipe, counts and splits of a dataset."""
     dataset = Dataset.open(args.dataset)
     metadata = dataset.metadata
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     console.print(f"dataset      {dataset.root} (generation {metadata['generation']})")
     console.print(f"sources      {', '.join(metadata['datasets'])}")
     shape = f"{metadata['features']} {metadata['feature_shape']} {metadata['dtype']}"
@@ -30,7 +29,8 @@ def command(args: argparse.Namespace) -> int:
     console.print(f"batches      {metadata['speakers_per_batch']} speakers x {metadata['utterances_per_speaker']}")
     counts = metadata["counts"]
     console.print(f"rows         {counts['rows']}, written {counts['written']}")
-    console.print(f"filtered     {counts['filtered'] or 'none'}\nrejected     {counts['rejected'] or 'none'}")
+    console.print(f"filtered     {counts['filtered'] or 'none'}")
+    console.print(f"rejected     {counts['rejected'] or 'none'}")
     console.print(split_table(metadata))
     console.print(f"fingerprint  {metadata['fingerprint']}")
     for warning in small_splits(metadata):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from ge2e_transforms.errors import MissingExtraError
+from pipeline.commands.terminal import Terminal
 
 
 def add_arguments(subparsers: Any) -> None:
@@ -35,7 +35,7 @@ def command(args: argparse.Namespace) -> int:
 
 def print_summary(output: str, metadata: dict[str, Any], wall_seconds: float) -> None:
     """Rows in and out, and what each split holds."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     counts = metadata["counts"]
     seconds = sum(split["seconds"] for split in metadata["splits"].values())
     console.print(f"dataset    {output} (generation {metadata['generation']})")

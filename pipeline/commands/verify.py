@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
-
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import TOLERANCE, compare, digest
 from ge2e_transforms.verify import verify
+from pipeline.commands.terminal import Terminal
 
 
 def add_arguments(subparsers: Any) -> None:
@@ -25,7 +24,7 @@ def add_arguments(subparsers: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 if all is well; the first fault is an error that says where it is."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     dataset = Dataset.open(args.dataset)
     report = verify(dataset)
     for split in dataset.splits:

@@ -6,13 +6,13 @@ import argparse
 import warnings
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from ge2e_transforms.config import parse_setting
 from ge2e_transforms.loader import BatchLoader
 from ge2e_transforms.verify_batches import BatchReport, verify_epoch
+from pipeline.commands.terminal import Terminal
 
 
 def add_arguments(subparsers: Any) -> None:
@@ -34,7 +34,7 @@ def add_arguments(subparsers: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 if every batch keeps its promise; the first that does not is an error."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     options = dict(map(parse_setting, args.settings))
     crop_frames = options.pop("crop_frames", None)
     sizes = (args.speakers_per_batch, args.utterances_per_speaker, crop_frames)
