@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 
 from ge2e_transforms.errors import BadRowError, DataError, LedgerRow, ManifestError, visible
 from ge2e_transforms.manifest_lines import Lines, csv_records, text_records
+from ge2e_transforms.manifest_parquet import Pick, parquet_columns
 from ge2e_transforms.utterance import (
     COLUMNS,
     MAX_TEXT,
@@ -48,7 +49,6 @@ _NUMBERS = frozenset(COLUMNS[8:])
 _NOTHING = ("",) * len(COLUMNS)
 _FORMATS = ".csv, .jsonl, .ndjson or .json (each also with .gz), or .parquet"
 _Item: TypeAlias = Utterance | LedgerRow
-_Pick: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def read_rows(stream: BinaryIO, manifest: str) -> Iterator[Utterance | LedgerRow]:
@@ -138,49 +138,14 @@ def _json_values(text: str, unknown: set[str]) -> tuple[Sequence[Any], str]:
 
 def _read_parquet(stream: BinaryIO, manifest: str) -> Iterator[_Item]:
     position = 0
-    for columns in _parquet_batches(stream, manifest):
+    for columns in parquet_columns(stream, manifest, lambda names: _needed_columns(names, manifest)):
         for values in zip(*columns, strict=True):
             yield _typed_row(values, manifest, position)
             position += 1
 
 
-def _parquet_batches(stream: BinaryIO, manifest: str) -> Iterator[Sequence[Sequence[Any]]]:
-    """The values of each of `COLUMNS`, some thousand rows at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(stream)
-        names = file.schema_arrow.names
-        pick = _needed_columns(tuple(names), manifest)
-        wanted = set(pick([*names, ""]))
-        for field in file.schema_arrow:
-            if field.name in wanted and not _is_plain(field.type):
-                raise ManifestError(
-                    f"{manifest}: the column {field.name} is of type {shown(str(field.type))}: expected text or numbers"
-                )
-        for batch in file.iter_batches(batch_size=4096, columns=[name for name in names if name in wanted]):
-            columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-            yield pick([*map(columns.get, names), [""] * batch.num_rows])
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's or the network's, maybe gone when tried again; Arrow's own have no number
-        raise ManifestError(
-            f"{manifest}: damaged Parquet ({shown(str(error))}): expected a whole Parquet file; write it again"
-        ) from error
-
-
-def _is_plain(kind: Any) -> bool:
-    """Whether a column of an Arrow type holds one text or number a row; any other may be of any size, or unreadable."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return not (pa.types.is_nested(kind) or pa.types.is_temporal(kind) or isinstance(kind, pa.BaseExtensionType))
-
-
 @functools.lru_cache(maxsize=256)  # the rows of a JSON manifest have few different sets of names
-def _columns(names: tuple[str, ...]) -> tuple[_Pick, list[str]]:
+def _columns(names: tuple[str, ...]) -> tuple[Pick, list[str]]:
     """A function from the values under `names`, and one for what is absent, to those of `COLUMNS`; other names."""
     places: dict[str, int] = {}
     unknown = []
@@ -197,7 +162,7 @@ def _columns(names: tuple[str, ...]) -> tuple[_Pick, list[str]]:
     return itemgetter(*(places.get(column, len(names)) for column in COLUMNS)), unknown
 
 
-def _needed_columns(names: tuple[str, ...], manifest: str) -> _Pick:
+def _needed_columns(names: tuple[str, ...], manifest: str) -> Pick:
     try:
         pick, unknown = _columns(names)
     except BadRowError as error:
@@ -223,6 +188,12 @@ def _typed_row(values: Sequence[Any], manifest: str, position: int, fault: str =
         if type(value) is not str:
             texts[place], wrong = _as_text(COLUMNS[place], value)
             fault = fault or wrong
+        elif len(value) > MAX_TEXT:  # before it is looked at for each row
+            texts[place] = value[:MAX_TEXT]
+            fault = (
+                fault
+                or f"{COLUMNS[place]}={shown(texts[place])} has {len(value)} characters: expected at most {MAX_TEXT}"
+            )
     whole = "".join(texts)
     if "\0" in whole or not _encodable(whole):
         fault = fault or "NUL or half a surrogate pair in the text"
