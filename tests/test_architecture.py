@@ -29,6 +29,7 @@ ORDER = [
     "utterance",
     "identity",
     "manifest_lines",
+    "manifest_parquet",
     "manifest",
     "corpora",
     "containers",
@@ -204,6 +205,111 @@ def test_an_extractor_needs_no_beam_and_no_tensorflow():
     assert not loaded & {"apache_beam", "tensorflow", "torch", "av", "pyarrow"}
 
 
+# Nothing that is read becomes code, and reading asks nobody.
+
+UNPICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
+# Calls that run what they are given, or hand it to a shell.
+RUNS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pty.spawn", "commands.getoutput"}
+RUNS |= {
+    f"os.{name}{ending}" for name in ("exec", "spawn") for ending in ("l", "le", "lp", "lpe", "v", "ve", "vp", "vpe")
+}
+RUNS |= {"subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell"}
+# Beam starts a worker process by a line for the shell; all that comes from outside in it is quoted.
+SHELL = {"pipeline/local.py": "SubprocessSDKEnvironment.from_command_string"}
+
+
+def called(path):
+    """(name, call) of everything that a file calls, as it is written, without what it is a part of."""
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    return [(ast.unparse(call.func), call) for call in calls]
+
+
+def given(call, name):
+    """The text of a named argument, '' if it is not given."""
+    return "".join(ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == name)
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
+def test_nothing_is_unpickled(path):
+    assert not {name.split(".")[0] for name in imports(path)} & UNPICKLES
+    for name, call in called(path):
+        where = f"{path}:{call.lineno}"
+        assert not name.endswith(("torch.load", "read_pickle")), where
+        if name in ("np.load", "numpy.load"):
+            assert given(call, "allow_pickle") in ("", "False"), where
+
+
+@pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
+def test_nothing_is_run_that_is_read_and_no_shell(path):
+    names = {name for name in imports(path) if name.split(".")[0] in ("os", "subprocess", "pty", "asyncio")}
+    assert not names & RUNS, "call it by its module, so that it is seen"
+    for name, call in called(path):
+        assert name not in RUNS and given(call, "shell") in ("", "False"), f"{path}:{call.lineno}: {name}"
+        if name.endswith("from_command_string"):
+            assert SHELL.get(name_of(path)) == name
+
+
+def test_the_one_line_for_a_shell_is_quoted():
+    """Beam's own parts in it are addresses; what comes from outside are the paths of Python and of the log."""
+    (line,) = [node for node in ast.walk(tree_of(ROOT / "pipeline" / "local.py")) if isinstance(node, ast.JoinedStr)]
+    parts = [ast.unparse(part.value) for part in line.values if isinstance(part, ast.FormattedValue)]
+    assert len(parts) == 2
+    assert all(part.startswith("shlex.quote(") for part in parts)
+
+
+WATCHED = """
+import socket, sys
+seen = []
+BAD = ("socket.", "pickle.", "os.system", "os.exec", "os.posix_spawn", "subprocess.", "urllib.", "http.")
+
+def watch(event, arguments):
+    if armed and event.startswith(BAD):
+        seen.append((event, str(arguments)))
+
+def refuse(*_):
+    seen.append("socket")
+    raise OSError("no network")
+
+armed = False
+sys.addaudithook(watch)
+import numpy, pyarrow, pyarrow.dataset, pyarrow.parquet, google_crc32c
+from ge2e_transforms import BatchLoader, verify
+from ge2e_transforms.dataset import Dataset
+from pipeline import __main__ as program
+socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+armed = True
+root = sys.argv[1]
+loader = BatchLoader(root, speakers_per_batch=2, utterances_per_speaker=2)
+assert len(list(loader.batches())) > 0
+loader.utterance("spk00/utt00.wav", "synth/spk00")
+assert len(Dataset.open(root).speakers) == 3
+verify.verify(Dataset.open(root))
+for command in (["inspect", root], ["verify", root], ["verify-batches", root, "-n2", "-m2"]):
+    assert program.main(command) == 0
+armed = False
+import os
+sockets = []
+for name in os.listdir("/proc/self/fd"):
+    try:
+        link = os.readlink(f"/proc/self/fd/{name}")
+    except FileNotFoundError:  # that of the list itself
+        continue
+    sockets += [link] * ("socket" in link)
+print("seen", seen, sockets)
+"""
+
+
+def test_reading_a_dataset_opens_no_socket_unpickles_nothing_and_starts_nothing(tmp_path):
+    manifest = small_corpus(tmp_path / "corpus", speakers=3, utterances=3, seconds=1.3)
+    job = jobs.job(tmp_path / "dataset", manifest)
+    planned = jobs.write_all(job)
+    commit(job, planned.plan, planned.rejected)
+    command = [sys.executable, "-W", "ignore", "-c", WATCHED, str(tmp_path / "dataset")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "seen [] []"
+
+
 # Size.
 
 
@@ -254,12 +360,13 @@ def test_every_file_has_its_tests():
     names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
     # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
     # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
-    # utterances with whole, indexes of archives with archives; splits, layout and what stands with planning and growth;
-    # what an audit keeps with the audit.
+    # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
+    # with planning and growth; what an audit keeps with the audit.
     without = {
         "errors",
         "checks",
         "archive_index",
+        "manifest_parquet",
         "__init__",
         "codec_samples",
         "decoders",
