@@ -33,7 +33,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> None:
 def refuse_unknown(name: str, values: object, known: set[str]) -> None:
     expected = f"an object with some of the fields {', '.join(sorted(known))}"
     check(isinstance(values, dict), name, values, expected)
-    unknown = sorted(set(values) - known)  # type: ignore[call-overload]
+    unknown = sorted(set(values) - known, key=str)  # type: ignore[call-overload]
     check(not unknown, name, unknown, expected)
 
 

@@ -27,6 +27,10 @@ from ge2e_transforms.errors import CorruptRecordError, DatasetError
 _MASK_DELTA = 0xA282EAD8
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+# A varint has no more: without an end, each byte would cost as much as all before it.
+_VARINT_BITS = 63
+# No writer makes a longer record: protocol buffers end there.
+_MAX_RECORD = 1 << 31
 HEADER_BYTES, FOOTER_BYTES = _HEADER.size, _FOOTER.size
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "pcm16": np.dtype("<i2")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -171,6 +175,8 @@ def check_frame(header: bytes, stream: BinaryIO, where: str) -> bytes:
     length, crc = _HEADER.unpack(header)
     if masked_crc(header[:8]) != crc:
         raise CorruptRecordError(f"{where}: the checksum of the record's length does not match: the file is damaged")
+    if length > _MAX_RECORD:
+        raise CorruptRecordError(f"{where}: a record of {length} bytes: expected at most {_MAX_RECORD}")
     body = stream.read(length + FOOTER_BYTES)
     if len(body) < length + FOOTER_BYTES:
         raise CorruptRecordError(f"{where}: expected {length + FOOTER_BYTES} more bytes, got {len(body)}")
@@ -192,7 +198,7 @@ def decode_example(data: bytes, where: str) -> tuple[npt.NDArray[Any], dict[str,
         payload = fields.pop(schema.KEY_VALUES if dtype.kind == "f" else schema.KEY_ENCODED)
         shape = (fields.pop(schema.KEY_HEIGHT), fields.pop(schema.KEY_WIDTH))
         return np.frombuffer(payload, dtype=dtype).reshape(shape), fields
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
         raise CorruptRecordError(f"{where}: the record is no Example of this format ({error!r})") from error
 
 
@@ -228,6 +234,8 @@ def _split(message: bytes) -> Iterator[tuple[int, bytes]]:
 def _read_varint(data: bytes, place: int) -> tuple[int, int]:
     value = shift = 0
     while data[place] & 0x80:
+        if shift == _VARINT_BITS:
+            raise ValueError("a varint of more than 10 bytes")
         value |= (data[place] & 0x7F) << shift
         shift, place = shift + 7, place + 1
     return value | data[place] << shift, place + 1
