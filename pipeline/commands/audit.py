@@ -20,6 +20,7 @@ from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.deny_list import DenyEntry, parse_deny_list
 from ge2e_transforms.errors import DenyListError, StorageError
 from ge2e_transforms.utterance import shown
+from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = 10  # rows of a finding on a terminal
 _TOGETHER = 10_000  # rows that are Python objects at once
@@ -49,7 +50,7 @@ def command(args: argparse.Namespace) -> int:
         for part in json_parts(dataset, report):
             sys.stdout.write(part)
     else:
-        _print(Console(highlight=False, markup=False, emoji=False, soft_wrap=True), dataset, report)
+        _print(Terminal(), dataset, report)
     return 1 if report.failed else 0
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from rich.console import Console
-
 from ge2e_transforms.errors import ConfigError, MissingExtraError
 from ge2e_transforms.utterance import shown
+from pipeline.commands.terminal import Terminal
 
 _EPILOG = """Only the shards that hold something of a speaker are written anew, statistics are recomputed, and
 metadata.json changes over at once. A salted hash of each speaker stays, so that no later run, retry or add into this
@@ -47,7 +46,7 @@ def command(args: argparse.Namespace) -> int:
         from pipeline.erase import erase
     except ModuleNotFoundError as error:
         raise MissingExtraError("Apache Beam, which `ge2e erase` needs,", "beam") from error
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     output = options.absolute("FOLDER", args.output)
     speakers = _speakers(args)
     done = erase(output, speakers, lambda shard: console.print(f"writing {shard} anew"))

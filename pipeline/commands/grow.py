@@ -13,6 +13,7 @@ from rich.console import Console
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import MissingExtraError
 from ge2e_transforms.splits import PlanConfig
+from pipeline.commands.terminal import Terminal
 
 _ADD = """examples:
   ge2e add --manifest new.csv features
@@ -60,7 +61,7 @@ def _run(kind: str, epilog: str, arguments: Sequence[str]) -> int:
     output = options.absolute("FOLDER", args.output)
     before = publishing.read(output).metadata
     job = _job(kind, args, output, before)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Terminal()
     if kind == "retry":
         places = growth.retryable(growth.ledger_of(output, before))
         if not places:
