@@ -99,6 +99,19 @@ def decode(source: str | bytes, config: AudioConfig, name: str = "") -> Recordin
     return Recording(samples, rate_hz)
 
 
+def whole(source: str | bytes, name: str = "") -> str | bytes:
+    """The bytes of a local file that `decode` would read at once; the source itself if it is longer, or bytes.
+
+    Raises:
+        MissingAudioError, UnreadableAudioError, OSError: as `decode`.
+    """
+    try:
+        with _open(source) as raw:
+            return raw.getvalue() if isinstance(raw, io.BytesIO) else source
+    except DataError as error:
+        raise _named(error, source, name) from None
+
+
 def to_mono(recording: Recording, channel: str | int) -> Samples:
     """One channel, or the mean of all: `[n]` float32.
 

@@ -185,7 +185,7 @@ class NonFiniteAudioError(DataError):
 
 
 class OverLimitError(DataError):
-    """The audio is longer, wider or faster than the limits of the recipe allow."""
+    """The audio is longer, wider or faster, or takes more memory, than the limits of the recipe allow."""
 
     stage, reason = "decode", "over_limit"
 
@@ -194,6 +194,18 @@ class NoSuchChannelError(DataError):
     """The row or the recipe asks for a channel that the audio does not have."""
 
     stage, reason = "decode", "no_such_channel"
+
+
+class DecoderCrashedError(DataError):
+    """Decoding it ended a process that did nothing else: a signal, or a library that leaves."""
+
+    stage, reason = "decode", "decoder_crashed"
+
+
+class DecoderHungError(DataError):
+    """Decoding it in a process of its own did not come to an end within the time limit."""
+
+    stage, reason = "decode", "decoder_hung"
 
 
 class SilentAudioError(DataError):

@@ -6,6 +6,7 @@ Layout of a dataset folder O (gen = first 8 hex digits of the fingerprint of rec
     O/<split>/features-<gen>-00007-of-00032.tfrecord      records, speakers and utterances in sorted order
     O/<split>/features-<gen>-00007-of-00032.index.parquet one row a record
     O/<split>/features-<gen>-00007-of-00032.done.json     what the shard holds; written last of the three
+    O/<split>/features-<gen>-00007-of-00032.started.json  while the shard is written, or if its process died over it
     O/<split>/index-<gen>.arrow                           integers of all records of the split, for the sampler
     O/speakers-<gen>.parquet                              one row a speaker
     O/ledger-<gen>.parquet                                one row a manifest row that was not written
@@ -61,7 +62,7 @@ _GENERATED = r"-[0-9a-f]{8}"
 OWN_FILE = re.compile(
     rf"(speakers|ledger){_GENERATED}\.parquet"
     rf"|[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}/(index{_GENERATED}\.(arrow|parquet)"
-    rf"|features{_GENERATED}-\d{{5,}}-of-\d{{5,}}\.(tfrecord|index\.parquet|done\.json))"
+    rf"|features{_GENERATED}-\d{{5,}}-of-\d{{5,}}\.(tfrecord|index\.parquet|(done|started)\.json))"
 )
 
 _SHARD_FILE = re.compile(rf"features{_GENERATED}-(\d+)-of-(\d+)\.")
@@ -115,6 +116,11 @@ def shard_base(split: str, generation: str, shard: int, shards: int) -> str:
 def shard_files(base: str) -> tuple[str, str, str]:
     """The three files of a shard: records, index, done."""
     return f"{base}.tfrecord", f"{base}.index.parquet", f"{base}.done.json"
+
+
+def start_mark(base: str) -> str:
+    """The file that stands while a shard is written; left behind, its process died before the done file stood."""
+    return f"{base}.started.json"
 
 
 def split_index_file(split: str, generation: str) -> str:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ge2e_transforms import audio, records, schema
-from ge2e_transforms.config import Recipe
+from ge2e_transforms.config import AudioConfig, Recipe
 from ge2e_transforms.errors import (
     AlreadyThereError,
     DataError,
@@ -38,6 +38,8 @@ from ge2e_transforms.utterance import Utterance, ledger_row
 
 # Where encoded audio comes from: a location to a local path, or to the bytes of an object.
 AudioSource = Callable[[str], "str | bytes"]
+# What decodes: `audio.load`, or what does the same elsewhere.
+AudioLoader = Callable[["str | bytes", AudioConfig, "str | int | None", str], "npt.NDArray[np.float32]"]
 # Decoded recordings that later rows of a shard need again are kept up to this (256 MiB of float32).
 _KEPT_SAMPLES = 1 << 26
 KEPT_BYTES = 4 * _KEPT_SAMPLES
@@ -154,6 +156,7 @@ class ShardWriter:
         sources: all sources of the dataset, sorted; the index holds their numbers.
         open_audio: where encoded audio comes from.
         known: what is known of its speakers.
+        load: what decodes it; by default `audio.load`.
     """
 
     def __init__(
@@ -163,12 +166,14 @@ class ShardWriter:
         sources: tuple[str, ...],
         open_audio: AudioSource,
         known: Known | None = None,
+        load: AudioLoader | None = None,
     ) -> None:
         self._known = known or Known()
         self._task = task
         self._extractor = extractor
         self._sources = {name: number for number, name in enumerate(sources)}
         self._open_audio = open_audio
+        self._load = load or audio.load
         self._columns: dict[str, list[Any]] = {name: [] for name in schema.index_schema(extractor.recipe.n_bins).names}
         self._sums, self._frames = ShardSums(), FrameSums()
         self._digest = hashlib.sha256()
@@ -181,7 +186,7 @@ class ShardWriter:
         """
         ordered = in_order(rows)
         wanted = [row for row in ordered if not self._known.refusal(row)]
-        recordings = _Recordings(wanted, self._extractor.recipe, self._open_audio)
+        recordings = _Recordings(wanted, self._extractor.recipe, self._open_audio, self._load)
         with records_path.open("wb") as stream:
             label = self._task.label  # of the next new speaker
             for speaker, group in itertools.groupby(ordered, key=lambda row: row.speaker_key):
@@ -289,9 +294,10 @@ def _refuse_double(written: Utterance | None, row: Utterance) -> None:
 class _Recordings:
     """Decoded recordings by row; one that later rows need again is kept, within a limit."""
 
-    def __init__(self, rows: list[Utterance], recipe: Recipe, open_audio: AudioSource) -> None:
+    def __init__(self, rows: list[Utterance], recipe: Recipe, open_audio: AudioSource, load: AudioLoader) -> None:
         self._config = recipe.audio
         self._open_audio = open_audio
+        self._decode = load
         self._left = Counter(map(self._key, rows))
         self._kept: dict[tuple[str, str | int], npt.NDArray[np.float32] | DataError] = {}
 
@@ -318,7 +324,7 @@ class _Recordings:
         waits = iter(_RETRY_WAITS_S)
         while True:
             try:
-                return audio.load(self._open_audio(location), self._config, channel, location)
+                return self._decode(self._open_audio(location), self._config, channel, location)
             except DataError as error:
                 return error
             except OSError as error:  # of the disk or the network, not of the recording: it may pass

@@ -51,6 +51,7 @@ class JobConfig:
         kind: 'run'; 'add' to the dataset in `output`, or 'retry' rows that it rejected.
         pseudonym_key: file of the key with which ids are replaced; empty where they are written as they are.
         allow_outside, allow_schemes: which rows may be opened; see `places.permitted`.
+        isolate_decoder: recordings are decoded in a child process from the start; the bytes are the same.
         token: names this submission, for its verdict; begins with `TEMPLATE` where nobody waits for one.
     """
 
@@ -66,6 +67,7 @@ class JobConfig:
     pseudonym_key: str = ""
     allow_outside: bool = False
     allow_schemes: tuple[str, ...] = ()
+    isolate_decoder: bool = False
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     replaced = "replace another dataset in FOLDER, once the new one is complete"
     parser.add_argument("--overwrite", action="store_true", help=replaced)
     add_max_rejected(parser)
+    add_isolation(parser)
     batch = "that the dataset proposes to the loader (default: %(default)d)"
     add_pseudonymize(parser)
     parser.add_argument("--speakers_per_batch", type=int, default=8, metavar="N", help=f"N {batch}")
@@ -122,6 +125,12 @@ def add_max_rejected(parser: argparse.ArgumentParser) -> None:
     """The flag that says how much may be wrong."""
     limit = "publish nothing if more than this fraction of the rows is rejected (default: %(default)g)"
     parser.add_argument("--max_rejected", type=float, default=0.05, metavar="F", help=limit)
+
+
+def add_isolation(parser: argparse.ArgumentParser) -> None:
+    """The flag that keeps decoders out of the workers."""
+    apart = "decode in a process beside each worker from the start: for audio of unknown origin"
+    parser.add_argument("--isolate_decoder", action="store_true", help=apart)
 
 
 def add_pseudonymize(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +199,7 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         pseudonym_key=key_file(args),
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
+        isolate_decoder=args.isolate_decoder,
         token=uuid.uuid4().hex[:16],
     )
 

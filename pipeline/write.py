@@ -10,7 +10,9 @@ import itertools
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import apache_beam as beam
@@ -18,13 +20,14 @@ from apache_beam.pvalue import TaggedOutput
 
 from ge2e_transforms.errors import ErasedSpeakerError, LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
+from ge2e_transforms.isolated import IsolatedDecoder
 from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.row_chunks import unpack
-from ge2e_transforms.schema import shard_files
-from ge2e_transforms.shards import Known, ShardWriter, in_order, recordings_of
+from ge2e_transforms.schema import shard_files, start_mark
+from ge2e_transforms.shards import AudioLoader, Known, ShardWriter, in_order, recordings_of
 from ge2e_transforms.utterance import Utterance, audio_location, file_of
-from pipeline import growth, hygiene, metrics, recordings, storage
+from pipeline import growth, hygiene, metrics, recordings, storage, watchdog
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
 from pipeline.resources import cpu_name
@@ -72,29 +75,65 @@ def write_shard(
     extractor: FeatureExtractor,
     sources: tuple[str, ...],
     known: Known | None = None,
+    decoder: IsolatedDecoder | None = None,
 ) -> dict[str, Any]:
-    """Builds and publishes one shard: records, then index, then its done file."""
+    """Builds and publishes one shard: records, then index, then its done file.
+
+    Decoding is left to `decoder`; without one it is done here, unless an attempt died over this shard before.
+    """
     records_path, index_path, done_path = (storage.join(output, name) for name in shard_files(task.base))
     known = known or Known()
     ordered = in_order(rows)
 
     @storage.tried_again
-    def build() -> dict[str, Any]:
+    def build(load: AudioLoader) -> dict[str, Any]:
         with (
             recordings.reading(recordings_of(row for row in ordered if not known.refusal(row))) as open_audio,
             storage.building(records_path, index_path) as (records_file, index_file),
         ):
-            made = ShardWriter(task, extractor, sources, open_audio, known).write(ordered, records_file, index_file)
+            writer = ShardWriter(task, extractor, sources, open_audio, known, load)
+            made = writer.write(ordered, records_file, index_file)
             raise_if_interrupted()
         return made
 
-    done = build()
-    done["faults"] = _faults(done, known)
-    # For questions about one machine or process later; the digest of a dataset leaves them out.
-    done["written_by"] = f"{platform.node()}:{os.getpid()}"
-    done["cpu"] = cpu_name()
-    storage.write_bytes(done_path, json.dumps(done).encode())
+    with _started(storage.join(output, start_mark(task.base))) as died, _loader(decoder, died) as load:
+        done = build(load)
+        done["faults"] = _faults(done, known)
+        # For questions about one machine or process later; the digest of a dataset leaves them out.
+        done["written_by"] = f"{platform.node()}:{os.getpid()}"
+        done["cpu"] = cpu_name()
+        storage.write_bytes(done_path, json.dumps(done).encode())
     return done
+
+
+@contextmanager
+def _started(mark: str) -> Iterator[bool]:
+    """The start mark stands while the block runs, and stays if the process dies; gives whether one stood already.
+
+    An error of an attempt that needed it leaves it to the next one.
+    """
+    died = storage.exists(mark)
+    content = {"host": platform.node(), "pid": os.getpid(), "time": time.time()}
+    storage.write_bytes(mark, json.dumps(content).encode())
+    try:
+        yield died
+    except BaseException:
+        if not died:
+            with suppress(OSError):  # a mark too many only costs a process
+                storage.remove([mark])
+        raise
+    storage.remove([mark])
+
+
+@contextmanager
+def _loader(decoder: IsolatedDecoder | None, died: bool) -> Iterator[AudioLoader]:
+    if decoder is not None:
+        yield decoder.load
+    elif died:
+        with IsolatedDecoder() as own:
+            yield own.load
+    else:
+        yield watchdog.load
 
 
 def _faults(done: dict[str, Any], known: Known) -> dict[str, list[int] | None]:
@@ -128,12 +167,18 @@ class _WriteShardsFn(beam.DoFn):
     def __init__(self, job: JobConfig) -> None:
         self._job = job
         self._extractor: FeatureExtractor | None = None
+        self._decoder: IsolatedDecoder | None = None
 
     def setup(self) -> None:
         hygiene.limit_threads()  # before the extractor loads what would start more
         with recorded(self._job.output, self._job.token):
             require_fast_crc()
             self._extractor = FeatureExtractor(self._job.recipe)
+        self._decoder = IsolatedDecoder() if self._job.isolate_decoder else None
+
+    def teardown(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
 
     def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[str | TaggedOutput]:
         number, parcels = element
@@ -144,9 +189,11 @@ class _WriteShardsFn(beam.DoFn):
                 assert self._extractor is not None  # set up by Beam before any element
                 rows = list(itertools.chain.from_iterable(map(unpack, parcels)))
                 known = known_people(self._job.output, plan, task, rows)
-                done = write_shard(self._job.output, task, rows, self._extractor, plan.sources, known)
+                done = write_shard(self._job.output, task, rows, self._extractor, plan.sources, known, self._decoder)
                 _count(done)
             else:
+                # Of an attempt that died just after the done file stood.
+                storage.remove([storage.join(self._job.output, start_mark(task.base))])
                 metrics.counter(metrics.SHARDS_ADOPTED).inc()
         for entry in done["ledger"]:
             yield TaggedOutput(LEDGER, LedgerRow(*entry))

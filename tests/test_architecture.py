@@ -36,6 +36,7 @@ ORDER = [
     "codec_samples",
     "decoders",
     "audio",
+    "isolated",
     "voice",
     "features",
     "extractor",

@@ -136,7 +136,7 @@ def test_an_upload_that_fails_publishes_nothing_and_the_next_run_goes_on(
     monkeypatch.setattr(stores, "_PAUSES_S", (0.0,))
     manifest, output = upload(Store("s3", BUCKET), corpus / "few.csv"), f"s3://{BUCKET}/broken"
     with monkeypatch.context() as patch:
-        at_write(20, patch, lambda: setattr(s3.proxy, "fail_next", 10_000))  # the store goes away for good
+        at_write(26, patch, lambda: setattr(s3.proxy, "fail_next", 10_000))  # the store goes away for good
         assert main(["run", "--manifest", manifest, "--output", output, *FLAGS, "--direct_num_workers=1"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"ge2e: StorageError: {output}/t")

@@ -87,6 +87,7 @@ def _parser(kind: str, epilog: str) -> argparse.ArgumentParser:
         options.add_shard_size(parser.add_argument_group("shards"))
         parser.set_defaults(preset=None, shard_mib=None)
     options.add_pseudonymize(parser)
+    options.add_isolation(parser)
     options.add_places(parser.add_argument_group("places"))
     options.add_local(parser.add_argument_group("where it runs"))
     return parser
@@ -113,6 +114,7 @@ def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, An
         speakers_per_batch=present["speakers_per_batch"],
         utterances_per_speaker=present["utterances_per_speaker"],
         kind=kind,
+        isolate_decoder=args.isolate_decoder,
         pseudonym_key=key,
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
