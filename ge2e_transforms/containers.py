@@ -4,9 +4,8 @@ libsndfile shortens a WAV whose end is missing, leaves out Ogg pages that fail t
 the length of an MP3 that does not state it, all without a word. This file reads just enough of each
 container to say so first. FLAC needs nothing: each of its frames has a checksum that libsndfile does check.
 
-Not looked into, so that a missing end is not seen: containers other than those of `KINDS` (such as CAF and W64),
-MPEG layers I and II, an MP3 with something other than ID3 tags before its first frame, and a WAV whose header
-gives its size as unknown.
+Not looked into, so that a missing end is not seen: containers other than those of `KINDS`, MPEG layers I and II, an
+MP3 with something other than ID3 tags before its first frame, and a WAV whose header gives its size as unknown.
 """
 
 from __future__ import annotations
@@ -20,19 +19,22 @@ from typing import BinaryIO, NamedTuple
 
 from ge2e_transforms.errors import CorruptAudioError, TruncatedAudioError
 
-KINDS = ("wav", "aiff", "au", "nist", "flac", "ogg", "mp3", "mp4", "matroska")
+KINDS = ("wav", "w64", "caf", "aiff", "au", "nist", "flac", "ogg", "mp3", "mp4", "matroska")
 
 _MAGIC = {
     b"fLaC": "flac",
     b"OggS": "ogg",
     b"NIST_1A\n": "nist",
     b".snd": "au",
+    b"caff": "caf",
     b"ID3": "mp3",
     b"\x1a\x45\xdf\xa3": "matroska",
+    b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0": "w64",
 }
 # Tools that write to a pipe cannot go back to fill in a size. They leave 0, or the most they can: sox and
 # mplayer 0x7ffff000 rounded down to whole samples, arecord 0x7fffffff or 0x80000000, ffmpeg 0xffffffff.
-_UNKNOWN_SIZE = 0x7FFF0000
+_UNKNOWN_SIZES = (range(0x7FFF0000, 0x80000001), range(0xFFFF0000, 0x100000000))
+_UNKNOWN_LONG_SIZE = 1 << 62
 # No header that is worth repairing is longer than this.
 _MAX_HEADER = 1 << 20
 # Chunks or boxes looked at before giving up: more are not found in recordings.
@@ -76,6 +78,8 @@ def inspect(stream: BinaryIO, size: int) -> Container:
         return _check_chunks(stream, size, kind)
     if kind == "mp3":
         return _check_mp3(stream, size)
+    if kind in ("w64", "caf"):
+        _check_long_chunks(stream, size, kind)
     checks = {"au": _check_au, "nist": _check_nist, "ogg": _check_ogg, "mp4": _check_mp4, "matroska": _check_matroska}
     if kind in checks:
         checks[kind](stream, size)
@@ -97,7 +101,10 @@ def sniff(head: bytes) -> str:
 
 
 def _at(stream: BinaryIO, position: int, length: int) -> bytes:
-    stream.seek(position)
+    try:
+        stream.seek(position)
+    except (OSError, OverflowError, ValueError):
+        return b""  # no file is that long, whatever its header says; a disk that fails does so on reading
     return stream.read(length)
 
 
@@ -106,6 +113,11 @@ def _require(needed: int, size: int, what: str) -> None:
         raise TruncatedAudioError(
             f"{what} needs {needed} bytes, the file has {size}: its end is missing; copy it again from its source"
         )
+
+
+def _stated(length: int) -> int:
+    """A size of 32 bits; 0 if it only says that its writer did not know it."""
+    return 0 if any(length in sizes for sizes in _UNKNOWN_SIZES) else length
 
 
 def _check_chunks(stream: BinaryIO, size: int, kind: str) -> Container:
@@ -127,7 +139,7 @@ def _check_chunks(stream: BinaryIO, size: int, kind: str) -> Container:
         return Container(kind)
     if length == 0 and kind == "wav" and start < min(size, _MAX_HEADER) and not _is_chunk(stream, start, size, order):
         return Container(kind, _at(stream, 0, start - 4) + b"\xff" * 4, start)
-    needed = long_size if length == 0xFFFFFFFF and long_size < 1 << 62 else length if length < _UNKNOWN_SIZE else 0
+    needed = long_size if length == 0xFFFFFFFF and long_size < _UNKNOWN_LONG_SIZE else _stated(length)
     _require(start + needed, size, f"the chunk of samples at byte {position}")
     return Container(kind)
 
@@ -139,9 +151,23 @@ def _is_chunk(stream: BinaryIO, position: int, size: int, order: str) -> bool:
     )
 
 
+def _check_long_chunks(stream: BinaryIO, size: int, kind: str) -> None:
+    """Sony Wave64 and CAF: find the chunk of samples. Lengths of Wave64 count name and length too, and are padded."""
+    layout, position, counted, step = ("<4s12xQ", 40, 24, 8) if kind == "w64" else (">4sQ", 8, 0, 1)
+    head, end = struct.calcsize(layout), position
+    for _ in range(_MAX_CHUNKS):
+        name, length = struct.unpack(layout, _at(stream, position, head).ljust(head, b"\0"))
+        end = position + head + max(0, length - counted)
+        if name == b"data" or end >= size:
+            end = position + head if name == b"data" and length >= _UNKNOWN_LONG_SIZE else end
+            break
+        position = end + -length % step
+    _require(end, size, f"the chunk at byte {position}")
+
+
 def _check_au(stream: BinaryIO, size: int) -> None:
     start, length = struct.unpack(">II", _at(stream, 4, 8).ljust(8, b"\0"))
-    _require(start + (length if length < _UNKNOWN_SIZE else 0), size, "the header with its samples")
+    _require(start + _stated(length), size, "the header with its samples")
 
 
 def _check_nist(stream: BinaryIO, size: int) -> None:

@@ -43,6 +43,8 @@ _FLOATS_PER_MIB = 1 << 18
 _NOT_RECOGNISED, _OTHER_CODEC = 1, (4, 18)
 # libsndfile gives 2^63 - 1 samples where a stream states none.
 _UNKNOWN_LENGTH = 1 << 62
+# Decoders count bytes in 63 bits.
+_FAR = 1 << 62
 # One MPEG frame: some writers count the frame of the tag.
 _MP3_SLACK = 1152
 # Two frames of HE-AAC: what an edit list or the padding of the last frame may take from the stated duration.
@@ -95,8 +97,9 @@ class Encoded:
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # A damaged header may lead to before the start, which would be an error deep inside of a decoder.
-        self._position = max(0, (0, self._position, self._size)[whence] + offset)
+        # A damaged header may lead to before the start, or to where no file ends, which would be an error deep inside
+        # of a decoder.
+        self._position = min(max(0, (0, self._position, self._size)[whence] + offset), _FAR)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
@@ -104,7 +107,8 @@ class Encoded:
         head = self._head[self._position : self._position + len(buffer)]
         length = len(head)
         buffer[:length] = head
-        if length < len(buffer):
+        # The system takes a place where no file ends for an error, which would be taken for one of the disk.
+        if length < len(buffer) and self._position + length < self._size:
             try:
                 self._raw.seek(self._position + length + self._moved)
                 length += self._raw.readinto(buffer[length:])  # type: ignore[attr-defined]

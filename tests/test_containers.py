@@ -19,6 +19,8 @@ WRITTEN = {
     "wav": ("WAV", "PCM_16", "wav"),
     "wavex": ("WAVEX", "PCM_24", "wav"),
     "rf64": ("RF64", "PCM_16", "wav"),
+    "w64": ("W64", "PCM_16", "w64"),
+    "caf": ("CAF", "PCM_16", "caf"),
     "aiff": ("AIFF", "PCM_16", "aiff"),
     "au": ("AU", "PCM_16", "au"),
     "nist": ("NIST", "PCM_16", "nist"),
@@ -94,9 +96,17 @@ def test_wav_of_unknown_size_is_complete(size: int) -> None:
     assert look(patched(made("wav"), 40, struct.pack("<I", size))) == Container("wav")
 
 
-def test_wav_below_the_unknown_sizes_is_truncated() -> None:
+@pytest.mark.parametrize("size", [0x7FFEFFFF, 0x80000001, 4_000_000_000, 0xFFFEFFFF])
+def test_wav_beside_the_unknown_sizes_is_truncated(size: int) -> None:
+    """All from 0x7fff0000 on counted as unknown, so the start of a recording of 2 to 4 GB was taken for a whole one."""
     with pytest.raises(TruncatedAudioError):
-        look(patched(made("wav"), 40, struct.pack("<I", 0x7FFEFFFF)))
+        look(patched(made("wav"), 40, struct.pack("<I", size)))
+
+
+@pytest.mark.parametrize(("name", "mark", "offset"), [("w64", b"data\xf3", 16), ("caf", b"data", 4)])
+def test_long_chunks_of_unknown_size_are_complete(name: str, mark: bytes, offset: int) -> None:
+    data = made(name)
+    assert look(patched(data, data.index(mark) + offset, b"\xff" * 8)[:-500]) == Container(name)
 
 
 def test_wav_of_size_0_with_samples_is_given_a_size() -> None:
