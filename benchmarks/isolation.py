@@ -99,7 +99,9 @@ def main() -> None:
         os.sched_setaffinity(0, cores[:count])  # a child has the cores of its parent
         times = measure(rows, args.rounds)
         found[f"seconds, {count} core(s)"] = times
-        medians = {name: [statistics.median(taken) for taken in zip(*pairs)] for name, pairs in times.items()}
+        medians = {
+            name: [statistics.median(taken) for taken in zip(*pairs, strict=True)] for name, pairs in times.items()
+        }
         print(f"\n{len(rows)} recordings, {count} core(s)\n\n| | s | CPU s | isolated / in process, wall | CPU |")
         print("|---|---|---|---|---|")
         for name, (wall, cpu) in medians.items():
