@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -266,6 +267,7 @@ def _answer(request: dict[str, Any], content: bytes) -> tuple[dict[str, Any], by
         return {"kind": "bug", "traceback": traceback.format_exc()}, b""
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit("RLIMIT_AS", resource.RLIM_INFINITY)  # the next recording is yet to be taken in, and may be larger
 
 
 def _address_space() -> int:
@@ -274,11 +276,10 @@ def _address_space() -> int:
 
 
 def _limit(name: str, value: int) -> None:
-    """Lowers a limit of this process, where the system has it."""
-    import resource
-
-    hard = resource.getrlimit(getattr(resource, name))[1]
+    """Sets a limit of this process as far as it may, where the system has it."""
+    kind = getattr(resource, name)
+    hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
+        value = hard if value == resource.RLIM_INFINITY else min(value, hard)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(getattr(resource, name), (value, hard))
+        resource.setrlimit(kind, (value, hard))

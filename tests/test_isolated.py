@@ -47,9 +47,8 @@ def shared() -> Iterator[IsolatedDecoder]:
 
 @pytest.fixture
 def hooked(shared: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch) -> IsolatedDecoder:
-    """Its children do what the first word of a recording says, and have half a second for no more than a word."""
+    """Its children do what the first word of a recording says."""
     monkeypatch.setenv("PYTHONPATH", f"{HOOKS}{os.pathsep}{ROOT}")
-    monkeypatch.setattr(isolated, "time_limit_s", lambda config, size: 0.5 if size == 8 else 600.0)
     return shared
 
 
@@ -150,9 +149,16 @@ def test_a_bug_in_the_child_is_a_bug_here(hooked: IsolatedDecoder) -> None:
     ],
 )
 def test_what_a_broken_decoder_does_is_a_fault_of_the_recording_and_the_next_one_decodes(
-    hooked: IsolatedDecoder, word: bytes, error: type[DataError], told: str, capfd: pytest.CaptureFixture[str]
+    hooked: IsolatedDecoder,
+    word: bytes,
+    error: type[DataError],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(error, match=f"^b/c.flac: .*{told}") as found:
+    with monkeypatch.context() as patch, pytest.raises(error, match=f"^b/c.flac: .*{told}") as found:
+        if error is DecoderHungError:
+            patch.setattr(isolated, "time_limit_s", lambda config, size: 0.5)
         hooked.load(word, CONFIG, None, "b/c.flac")
     assert type(found.value) is error
     assert (found.value.stage, found.value.kind) == ("decode", "rejected")
@@ -167,6 +173,19 @@ def test_a_child_that_somebody_ended_costs_no_recording(plain: IsolatedDecoder) 
     plain.load(wav, CONFIG)
     os.kill(pid_of(plain), signal.SIGKILL)
     assert len(plain.load(wav, CONFIG)) == 1600
+
+
+def test_a_recording_may_be_larger_than_the_memory_that_the_one_before_was_allowed(
+    plain: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(isolated, "memory_limit", lambda config, size: 8 << 20)
+        assert len(plain.load(synth.encoded(synth.tone(440, 0.1), 16000), CONFIG)) == 1600
+        pid = pid_of(plain)
+        with pytest.raises(OverLimitError, match="takes more memory than 8 MiB"):
+            plain.load(synth.encoded(np.zeros(9_000_000), 16000, "FLAC"), CONFIG)
+    assert len(plain.load(synth.encoded(np.zeros(9_000_000, dtype=np.int16), 16000), CONFIG)) == 9_000_000
+    assert pid_of(plain) == pid
 
 
 def test_ctrl_c_leaves_no_child_that_answers_late(hooked: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = list(csv.reader(synth.small_corpus(folder, speakers=3, utterances=2, seconds=1.0).read_text().splitlines()))
     rows = []
     for speaker, word in enumerate(WORDS):
-        (folder / f"{word}.wav").write_text(word)
+        # Where the hook is, eight bytes have a second.
+        (folder / f"{word}.wav").write_text(word if word == "SLEEPING" else word * 10)
         rows.append([f"{word}.wav", f"spk{speaker:02d}", "synth", "s0"])
     for name, extra in zip((*WORDS, "both"), (rows[:1], rows[1:], rows), strict=True):
         with (folder / f"{name}.csv").open("w", newline="") as file:
