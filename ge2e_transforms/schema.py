@@ -66,7 +66,7 @@ OWN_FILE = re.compile(
 )
 
 _SHARD_FILE = re.compile(rf"features{_GENERATED}-(\d+)-of-(\d+)\.")
-_SINGLE_FILES = {"speakers": "table of speakers", "ledger": "ledger", METADATA_FILE: "metadata"}
+_TABLES = {"speakers": "table of speakers", "ledger": "ledger"}
 
 # Splits come first in this order, others after them by name.
 SPLIT_ORDER = ("train", "valid", "test")
@@ -105,7 +105,7 @@ def role(path: str) -> str:
         return f"shard {int(shard[1])} of {int(shard[2])} of split {split}"
     if name.startswith("index-"):
         return f"index of split {split}"
-    return _SINGLE_FILES.get(name if name == METADATA_FILE else name.partition("-")[0], "")
+    return "metadata" if name == METADATA_FILE else _TABLES.get(name.partition("-")[0], "")
 
 
 def shard_base(split: str, generation: str, shard: int, shards: int) -> str:

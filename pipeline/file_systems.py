@@ -15,33 +15,27 @@ import logging
 import os
 import re
 import stat
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from typing import BinaryIO, Protocol, cast
 
 from apache_beam.io.filesystem import CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 
-from ge2e_transforms import schema, stores
-from ge2e_transforms.errors import DiskError, MissingExtraError, StorageError
-from ge2e_transforms.regular_files import open_regular
+from ge2e_transforms import stores
+from ge2e_transforms.errors import MissingExtraError, StorageError
 from ge2e_transforms.utterance import is_url
-from pipeline import conditional
+from pipeline import conditional, disk
+from pipeline.disk import patiently
 
 # Files up to this are sent from memory: a local read that fails half-way cannot cut an object off.
 _PART_BYTES = 64 << 20
 _WILD = re.compile(r"[*?\[]")
 _READ_BYTES = 1 << 18
-# What a second try may mend, and the pauses before each; what none does; and what a file system without locks says.
-_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
-_PAUSES_S = (1.0, 5.0)
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
+# What a file system without locks, or without links, says.
 _NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
-_T = TypeVar("_T")
 
 
 class Files(Protocol):
@@ -86,74 +80,9 @@ def version_of(content: bytes | None) -> str | None:
     return None if content is None else hashlib.sha256(content).hexdigest()
 
 
-def named(error: OSError, path: str, action: str) -> OSError:
-    """What to say of a local file that cannot be read or written: `StorageError`, or `DiskError` if that may pass."""
-    step = schema.role(path)
-    words = f"{step}{': ' if step else ''}{path} cannot be {action} ({error.strerror or error})"
-    again = "run the same command again; finished shards are kept"
-    if error.errno not in _REFUSED:
-        return DiskError(f"{words}, when tried again too: check the disk, or the network it is on, and {again}")
-    if action in ("read", "looked up"):
-        return StorageError(f"{words}: expected what you may read; mend its permissions and {again}")
-    folder = str(Path(path).parent) if is_local(path) else f"the folder for temporary files ({tempfile.gettempdir()})"
-    return StorageError(f"{words}: make room in {folder}, or mend its permissions, and {again}")
-
-
-def patiently(call: Callable[[], _T], path: str, action: str) -> _T:
-    """`call`, again after a failure that may pass; only for what a second call does not do twice.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: as `call`.
-        StorageError, DiskError: for any other OSError.
-    """
-    pauses = iter(_PAUSES_S)
-    while True:
-        try:
-            return call()
-        except (FileNotFoundError, NotADirectoryError):
-            raise
-        except OSError as error:
-            pause = next(pauses, None)
-            if pause is None or error.errno not in _PASSING:
-                raise named(error, path, action) from error
-            time.sleep(pause)
-
-
-class _PatientFile(io.RawIOBase):
-    """A local file to read; a read that failed is tried again from where it began."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file: Any = patiently(lambda: cast(io.BufferedReader, open_regular(path)).detach(), path, "read")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def readinto(self, buffer: Any) -> int:
-        return patiently(lambda: int(self._file.readinto(buffer)), self._path, "read")
-
-    def readall(self) -> bytes:
-        start = self.tell()
-        return patiently(lambda: bytes(self._file.seek(start) or self._file.readall()), self._path, "read")
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # nothing can be lost by it
-            self._file.close()
-        super().close()
-
-
 class _LocalFiles:
     def prepare(self, folder: str) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        disk.retried(lambda: Path(folder).mkdir(parents=True, exist_ok=True))
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "permission denied")
 
@@ -183,7 +112,7 @@ class _LocalFiles:
 
     @contextmanager
     def reading(self, path: str) -> Iterator[BinaryIO]:
-        with io.BufferedReader(_PatientFile(path), _READ_BYTES) as stream:
+        with io.BufferedReader(disk.PatientFile(path), _READ_BYTES) as stream:
             yield cast(BinaryIO, stream)
 
     def publish(self, path: Path, final: str) -> None:

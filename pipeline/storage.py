@@ -21,7 +21,7 @@ from typing import BinaryIO, ParamSpec, TypeVar
 
 from ge2e_transforms.dataset import sha256_of
 from ge2e_transforms.errors import ConfigError, DiskError
-from pipeline import file_systems
+from pipeline import disk, file_systems
 from pipeline.file_systems import files_of
 from pipeline.file_systems import is_local as is_local
 
@@ -125,7 +125,7 @@ def _temporaries(finals: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
         if error.errno is None:  # ours, or of a store: it has a name
             raise
         known = dict(zip(map(str, paths), finals, strict=False))
-        raise file_systems.named(error, known.get(str(error.filename), " and ".join(finals)), "written") from error
+        raise disk.named(error, known.get(str(error.filename), " and ".join(finals)), "written") from error
     finally:
         with suppress(OSError):  # what stays is removed with what killed attempts leave
             for path in paths:
@@ -198,7 +198,7 @@ def leftovers(folder: str) -> list[str]:
     if not is_local(folder):
         return []
     try:
-        paths = file_systems.patiently(lambda: list(Path(folder).iterdir()), folder, "looked up")
+        paths = disk.patiently(lambda: list(Path(folder).iterdir()), folder, "looked up")
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(str(path) for path in paths if _TEMPORARY in path.name and _abandoned(path))

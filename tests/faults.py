@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 _TOKEN = re.compile(r"\.tmp-.*|ge2e-\w+")
-# Functions of `os` whose first argument is a path (or, for fsync, a descriptor).
-_CALLS = ("stat", "open", "fsync", "replace", "unlink", "mkdir", "rmdir", "scandir", "listdir", "link")
+# Functions of `os` whose first argument is a path, or a descriptor that `os.open` gave.
+_CALLS = ("stat", "open", "fsync", "replace", "unlink", "mkdir", "rmdir", "listdir", "fstat", "pread")
 
 
 class Operation(NamedTuple):
@@ -42,6 +42,7 @@ class Faults:
         self.operations: list[Operation] = []
         self._at, self._error, self._stays, self._short = -1, 0, False, False
         self._failing: Operation | None = None
+        self._failed: set[Operation] | None = None
 
     def fail(self, at: int, error: int, *, stays: bool = False, short: bool = False) -> None:
         """Fails operation `at`, counted from 0; if it stays, then all of the same file and kind that follow too.
@@ -51,6 +52,11 @@ class Faults:
         self.reset()
         self._at, self._error, self._stays, self._short = at, error, stays, short
 
+    def fail_each_once(self, error: int) -> None:
+        """Every operation fails when it is first asked for."""
+        self.reset()
+        self._error, self._failed = error, set()
+
     def asked(self, call: str, path: object) -> bool:
         """Whether a write is to be cut short; raises where the operation is to fail."""
         text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
@@ -58,7 +64,11 @@ class Faults:
             return False
         operation = Operation(call, _TOKEN.sub("", text))
         self.operations.append(operation)
-        if len(self.operations) - 1 == self._at:
+        if self._failed is not None:
+            if operation in self._failed:
+                return False
+            self._failed.add(operation)
+        elif len(self.operations) - 1 == self._at:
             self._failing = operation
             if self._short and call == "write":
                 return True

@@ -66,7 +66,8 @@ class Proxy(ThreadingHTTPServer):
         fail_next: how many of the next requests are answered by `fail_with`, 503 unless told.
         cut_next: how many of the next answers of GET end after half of their body.
         lose_next: how many of the next writes are handed on and never answered: the connection ends.
-        before: called with each request before it is answered or handed on.
+        before: called with each request before it is answered or handed on; what it returns may be the name of one of
+            the orders above, for this request alone, or 'drop': the connection ends at once.
         generations: writes that name a generation (`ifGenerationMatch`) are refused with 412 where another one stands,
             as Google's store does and the emulator does not.
     """
@@ -101,7 +102,7 @@ class Proxy(ThreadingHTTPServer):
             self._in_flight = self.most_at_once = 0
             self.fail_next = self.cut_next = self.lose_next = 0
             self.fail_with = 503
-            self.before: Callable[[Request], object] = lambda request: None
+            self.before: Callable[[Request], str | None] = lambda request: None
 
     def take(self, order: str) -> bool:
         """Whether one more request is to be answered by `order`."""
@@ -137,15 +138,18 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0])
         request = Request(self.command, path, self.headers.get("Range", ""))
         with self.server.in_flight(request):
-            self.server.before(request)
+            order = self.server.before(request)
+            if order == "drop":
+                self.close_connection = True
+                return
             if self.server.latency_s:
                 time.sleep(self.server.latency_s)
-            if self.server.take("fail_next"):
+            if order == "fail_next" or self.server.take("fail_next"):
                 answer = (self.server.fail_with, {"Content-Type": "application/xml"}, _SLOW_DOWN, len(_SLOW_DOWN))
             elif self.server.generations and self.command == "POST" and "ifGenerationMatch=" in self.path:
                 answer = self._compared(body)
             else:
-                answer = self._hand_on(body)
+                answer = self._hand_on(body, order)
             if self.command in ("POST", "PUT") and answer[0] < 300 and self.server.take("lose_next"):
                 self.close_connection = True
                 return
@@ -182,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         told = json.dumps({"error": {"code": 412, "message": "conditionNotMet"}}).encode()
         return 412, {"Content-Type": "application/json"}, told, len(told)
 
-    def _hand_on(self, body: bytes) -> tuple[int, dict[str, str], bytes, int]:
+    def _hand_on(self, body: bytes, order: str | None = None) -> tuple[int, dict[str, str], bytes, int]:
         connection = http.client.HTTPConnection(*self.server.upstream)
         connection.request(self.command, self.path, body, dict(self.headers))
         response = connection.getresponse()
@@ -190,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
         headers = {name: value for name, value in response.getheaders() if name.lower() not in _KEPT_BY_PROXY}
         length = int(response.headers.get("Content-Length") or len(content))
-        if self.command == "GET" and response.status < 300 and self.server.take("cut_next"):
+        cut = self.command == "GET" and response.status < 300
+        if cut and (order == "cut_next" or self.server.take("cut_next")):
             content = content[: len(content) // 2]
             self.close_connection = True
         return response.status, headers, content, length

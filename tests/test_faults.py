@@ -9,12 +9,13 @@ import errno
 import itertools
 import re
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from faults import Operation, injected
-from jobs import Planned, job, planned, unlisted
+from jobs import Planned, job, planned, run_here, unlisted
 from synth import small_corpus
 
 from ge2e_transforms import shards
@@ -25,7 +26,7 @@ from ge2e_transforms.errors import DiskError, StorageError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.row_chunks import unpack
 from ge2e_transforms.verify import verify
-from pipeline import file_systems, storage
+from pipeline import disk, storage
 from pipeline.commit import commit
 from pipeline.options import JobConfig
 from pipeline.write import adoptable, write_shard
@@ -65,6 +66,13 @@ def work(output: Path, manifest: Path, min_utterance_ms: int = 300, **fields: An
     return Work(config, planned(config), FeatureExtractor(recipe))
 
 
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses before second tries."""
+    monkeypatch.setattr(disk, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(storage, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0, 0.0))
+
+
 class Case(NamedTuple):
     """A folder with the old dataset in it, the work that replaces it, and the digests of both datasets."""
 
@@ -88,9 +96,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_systems, "_PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(storage, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0, 0.0))
+    quiet(monkeypatch)
 
 
 def begin(case: Case, *, fresh: bool = False) -> Path:
@@ -184,6 +190,43 @@ def spoil(case: Case, operations: list[Operation], operation: Operation, error: 
     assert stands(output) == case.new, where
     assert not {name for name in unlisted(output) if ".tmp-" not in name}, where
     return raised is not None
+
+
+@pytest.mark.parametrize("error", ["EIO", "ETIMEDOUT"])
+def test_a_disk_that_fails_once_at_everything_makes_no_ledger_row(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole job; each look at manifest, audio and archive, and each opening and read, fails at first."""
+    manifest = small_corpus(tmp_path / "corpus", speakers=2, utterances=2, seconds=0.6)
+    with tarfile.open(manifest.parent / "spk01.tar", "w") as tar:
+        for path in sorted((manifest.parent / "spk01").iterdir()):
+            tar.add(path, path.name)
+    manifest.write_text(manifest.read_text().replace("spk01/utt00", "spk01.tar#utt00"))
+    flags = ("--features", "raw")
+    expected = run_here(manifest, tmp_path / "expected", *flags).metadata
+    with injected(tmp_path / "corpus") as faults:
+        faults.fail_each_once(getattr(errno, error))
+        metadata = run_here(manifest, tmp_path / "out", *flags).metadata
+        asked = {Path(operation.name).name for operation in faults.operations}
+    assert {"manifest.csv", "utt00.wav", "spk01.tar"} <= asked
+    assert metadata["counts"] == expected["counts"] == {"rows": 4, "written": 4, "filtered": {}, "rejected": {}}
+    assert digest(Dataset.open(tmp_path / "out")) == digest(Dataset.open(tmp_path / "expected"))
+
+
+def test_audio_that_cannot_be_read_for_long_is_told_and_makes_no_ledger_row(case: Case) -> None:
+    output = begin(case)
+    recording = Path(case.work.config.manifests[0]).parent / "spk00" / "utt00.wav"
+    with injected(recording) as faults:
+        faults.fail(0, errno.EIO, stays=True)
+        raised = failure(case.work)
+    assert isinstance(raised, DiskError)
+    assert str(raised) == (
+        f"{recording} cannot be read (Input/output error), when tried again too: check the disk, or the network it is "
+        f"on, and {REMEDY}"
+    )
+    assert stands(output) == case.old
+    case.work.run()
+    assert stands(output) == case.new
 
 
 def failure(work: Work) -> Exception | None:

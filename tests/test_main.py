@@ -20,6 +20,7 @@ from jobs import (
     digests,
     done_files,
     files_in,
+    job,
     metadata_of,
     run_here,
     stamps,
@@ -31,7 +32,7 @@ from memory_store import MemoryStore
 from ge2e_transforms import BatchLoader
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import digest
-from ge2e_transforms.errors import CommitError, ConfigError, ManifestError, PlanError
+from ge2e_transforms.errors import CommitError, ConfigError, ManifestError, PlanError, StorageError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.verify import verify
 from pipeline import main, metrics
@@ -368,3 +369,25 @@ def test_a_job_that_ends_otherwise_is_not_taken_for_the_dataset_that_stands(
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: Cancelled())
     with pytest.raises(CommitError, match="the job ended as CANCELLED: run the same command again"):
         run_here(corpus, copied, "--test_speakers=1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("errors.StorageError", ""),
+        ("errors.DiskError", ""),
+        ("stores.StoreError", ". Run the same command again: finished shards are kept"),
+    ],
+)
+def test_an_error_without_a_verdict_is_found_in_what_the_runner_tells(kind: str, end: str, tmp_path: Path) -> None:
+    """A full disk took no verdict, and the reason ended as a traceback of the runner's."""
+    text = (
+        f"Traceback (most recent call last):\nOSError: [Errno 28] No space left on device\n\nThe above exception was "
+        f"the direct cause of the following exception:\n\nge2e_transforms.{kind}: shard 0 of 2 of split train: /o/x cannot "
+        "be written (No space left on device): make room in /o [while running 'WriteShards/WriteShard']\n"
+    )
+    found = main._own_error(job(tmp_path), RuntimeError(text))
+    assert isinstance(found, StorageError)
+    told = "shard 0 of 2 of split train: /o/x cannot be written (No space left on device): make room in /o"
+    assert str(found) == told + end
+    assert main._own_error(job(tmp_path), RuntimeError("ValueError: a bug")) is None

@@ -257,9 +257,10 @@ def at_first_write(proxy: Proxy, act: Callable[[], object]) -> None:
     """Acts once, when a write has come to the store and is not yet carried out."""
     left = [act]
 
-    def before(request: s3_server.Request) -> None:
+    def before(request: s3_server.Request) -> str | None:
         if request.method in ("PUT", "POST") and left:
             left.pop()()
+        return None
 
     proxy.before = before
 

@@ -134,3 +134,21 @@ def test_speakers_table_is_pinned():
         ("frames", "int64"),
         ("seconds", "double"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [
+        ("/o/train/features-0a1b2c3d-00007-of-00032.index.parquet", "shard 7 of 32 of split train"),
+        ("gs://b/o/test/features-0a1b2c3d-00000-of-00001.done.json", "shard 0 of 1 of split test"),
+        ("/o/train/index-0a1b2c3d.arrow", "index of split train"),
+        ("/o/speakers-0a1b2c3d.parquet", "table of speakers"),
+        ("/o/ledger-0a1b2c3d.parquet", "ledger"),
+        ("/o/metadata.json", "metadata"),
+        ("metadata.json", "metadata"),
+        ("/o/metadata-0a1b2c3d.json", ""),
+        ("/speech/a.wav", ""),
+    ],
+)
+def test_what_a_file_is_for(path: str, role: str):
+    assert schema.role(path) == role

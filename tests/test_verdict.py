@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from jobs import files_in
 
-from ge2e_transforms.errors import CommitError, PlanError
-from pipeline import verdict
+from ge2e_transforms.errors import CommitError, PlanError, StorageError
+from pipeline import storage, verdict
 from pipeline.options import TEMPLATE
 
 
@@ -83,3 +83,16 @@ def test_one_launch_of_a_template_does_not_stop_the_next(tmp_path: Path) -> None
     assert files_in(tmp_path) == set()
     with verdict.recorded(str(tmp_path), f"{TEMPLATE}one"):
         pass
+
+
+def test_an_error_that_cannot_be_recorded_is_still_the_one_that_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk the failure to say why the job failed was all that was said."""
+
+    def full(path: str, content: bytes) -> None:
+        raise StorageError(f"{path} cannot be written (No space left on device)")
+
+    monkeypatch.setattr(storage, "write_bytes", full)
+    fail(tmp_path)
+    assert files_in(tmp_path) == set()
