@@ -292,12 +292,13 @@ def test_files_of_the_dataset_before_are_removed_and_those_of_others_are_not(
     verify(Dataset.open(root))
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_a_dataset_that_another_job_published_meanwhile_is_not_replaced(
-    ready: tuple[JobConfig, Planned], corpus: Path
+    ready: tuple[JobConfig, Planned], corpus: Path, overwrite: bool
 ) -> None:
-    """Two jobs into one empty folder: the second to end wiped the first one's dataset."""
+    """Two jobs into one folder: the second to end wiped the first one's dataset, with --overwrite to the last."""
     config, _ = ready
-    other = job(config.output, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1))
+    other = job(config.output, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=overwrite)
     made = write_all(other)
     publish(ready)
     before = digests(Path(config.output))

@@ -382,9 +382,9 @@ def test_a_job_that_ends_otherwise_is_not_taken_for_the_dataset_that_stands(
 def test_an_error_without_a_verdict_is_found_in_what_the_runner_tells(kind: str, end: str, tmp_path: Path) -> None:
     """A full disk took no verdict, and the reason ended as a traceback of the runner's."""
     text = (
-        f"Traceback (most recent call last):\nOSError: [Errno 28] No space left on device\n\nThe above exception was "
-        f"the direct cause of the following exception:\n\nge2e_transforms.{kind}: shard 0 of 2 of split train: /o/x cannot "
-        "be written (No space left on device): make room in /o [while running 'WriteShards/WriteShard']\n"
+        "Traceback (most recent call last):\nOSError: [Errno 28] No space left on device\n\nThe above exception was "
+        f"the direct cause of this:\n\nge2e_transforms.{kind}: shard 0 of 2 of split train: /o/x cannot be written "
+        "(No space left on device): make room in /o [while running 'WriteShards/WriteShard']\n"
     )
     found = main._own_error(job(tmp_path), RuntimeError(text))
     assert isinstance(found, StorageError)
