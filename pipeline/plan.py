@@ -16,7 +16,7 @@ from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_plan, nothing_to_do
 from ge2e_transforms.row_chunks import place
 from ge2e_transforms.splits import SpeakerTotal
-from pipeline import growth, publishing
+from pipeline import growth, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.read import read_key
 from pipeline.verdict import recorded
@@ -27,7 +27,7 @@ def choose_edition(job: JobConfig, present: Mapping[str, Any], content: str) -> 
 
     The one that stands there, if it is of the same content: its shards are adopted; None if it has been added to or
     erased from since. With `overwrite` the next one, made anew (a killed attempt at it goes on with the same
-    command). A first one otherwise.
+    command, also when what it replaced is being removed). A first one otherwise.
 
     Raises:
         PlanError: a dataset of another content stands there, and there is no `overwrite`.
@@ -36,7 +36,9 @@ def choose_edition(job: JobConfig, present: Mapping[str, Any], content: str) -> 
         return 0
     edition: int = present["edition"]
     if present["history"][0]["content"] == content:
-        if job.overwrite and present["token"] != job.token:  # a job that a cluster starts again is done
+        # A job that a cluster starts again after it has published is done, and so is one that died over the removal of
+        # what it replaced.
+        if job.overwrite and present["token"] != job.token and not _removing(job.output, present):
             return edition + 1
         return edition if len(present["history"]) == 1 else None
     if job.overwrite:
@@ -99,6 +101,12 @@ def check_growth(output: str, present: Mapping[str, Any], recipe: Recipe, pseudo
         given = "another key" if pseudonyms and present["pseudonyms"] else "none" if not pseudonyms else "one"
         wanted = "by the key it was made with" if present["pseudonyms"] else "none"
         raise PlanError(f"{output} needs --pseudonymize to be {wanted}, got {given}: one dataset has one key")
+
+
+def _removing(output: str, present: Mapping[str, Any]) -> bool:
+    """Whether files that a dataset replaced are still there: they are removed in order, the last one last."""
+    replaced: list[str] = present.get("replaced", [])
+    return bool(replaced) and storage.exists(storage.join(output, replaced[-1]))
 
 
 class _PlanDatasetFn(beam.DoFn):

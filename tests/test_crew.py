@@ -1,24 +1,18 @@
-"""A worker process that dies: the job goes on by itself, or ends with one line; and none outlives its program."""
+"""Worker processes that cannot start end the job with one line, and none outlives its program (see also test_kill)."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jobs import LIMIT_S, ROOT, command, done_files, run_here, stamps, unlisted
+from jobs import LIMIT_S, ROOT, command, run_here
 from synth import small_corpus
 
-from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import DoctorError, WorkerError
-from ge2e_transforms.verify import verify
 from pipeline import doctor
 from pipeline.local import again_if_a_worker_dies
 from pipeline.local_worker import LIFELINE
@@ -41,56 +35,9 @@ def is_worker(pid: int) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def reaper(due: Callable[[], bool]) -> Iterator[list[int]]:
-    """Kills one worker of this process, once it is due; gives those that were killed."""
-    killed: list[int] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.005) and not killed:
-            if due() and (found := workers_of(os.getpid())):
-                killed.append(min(found))
-                os.kill(killed[0], signal.SIGKILL)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield killed
-    finally:
-        stop.set()
-        watcher.join()
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_corpus(tmp_path_factory.mktemp("corpus"), speakers=16, utterances=4, seconds=3)
-
-
-def test_a_worker_that_dies_in_the_middle_costs_what_it_had_begun(
-    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """The job waited without end, or ended with Beam's traceback of a channel that was closed."""
-    out = tmp_path / "out"
-    kept: dict[str, tuple[int, int]] = {}
-
-    def due() -> bool:
-        done = done_files(out)
-        kept.update(stamps(done))
-        return len(done) >= 2
-
-    with reaper(due) as killed:
-        result = run_here(corpus, out, "--direct_num_workers=2")
-    assert len(killed) == 1
-    assert 2 <= len(kept) < len(done_files(out)) == 16
-    assert stamps(map(Path, kept)) == kept
-    assert result.metadata["counts"]["written"] == 64
-    verify(Dataset.open(out))
-    assert unlisted(out) == set()
-    assert workers_of(os.getpid()) == set()
-    said = "a worker process was ended by signal 9 (Killed): starting again, finished shards are kept (attempt 2 of 3)"
-    assert [record.getMessage() for record in caplog.records if record.name == "pipeline.local"] == [said]
-    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_worker_that_cannot_start_is_told(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

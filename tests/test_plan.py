@@ -158,6 +158,21 @@ def test_overwriting_the_same_content_makes_the_next_edition(tmp_path: Path) -> 
         plan_of(config, rows, [SUMMARY], [kept])  # started again after it had published
 
 
+def test_a_job_that_died_over_the_removal_of_what_it_replaced_is_not_made_anew(tmp_path: Path) -> None:
+    """The same command, with --overwrite, computed all of it again as a next edition."""
+    rows, config = [row("s1", "a")], job(tmp_path, overwrite=True)
+    totals = [SpeakerTotal("ns/s1", "", "corpus", 2000)]
+    first, second = (make_plan(totals, [SUMMARY], config.plan, config.recipe, edition) for edition in range(2))
+    replaced = ["speakers-01234567.parquet", "train/index-01234567.arrow"]
+    stands = standing(first.generation, first.content)
+    (tmp_path / "metadata.json").write_text(json.dumps({**stands, "token": "of before", "replaced": replaced}))
+    (tmp_path / "train").mkdir()
+    (tmp_path / replaced[-1]).touch()
+    plan_of(config, rows, [SUMMARY], [dataclasses.replace(first, standing=first.generation)])
+    (tmp_path / replaced[-1]).unlink()
+    plan_of(config, rows, [SUMMARY], [dataclasses.replace(second, standing=first.generation)])
+
+
 def test_rows_go_to_the_shards_of_their_speakers() -> None:
     totals = [SpeakerTotal(f"ns/s{number}", split, "corpus", 2000) for number, split in enumerate(("test", "", "", ""))]
     plan = make_plan(totals, [SUMMARY], PlanConfig(min_shards=2), job("/out").recipe)
