@@ -106,8 +106,10 @@ def operations(log: Path) -> list[Operation]:
     for line in log.read_text().splitlines():
         seconds, name, path = line.split("\t")
         published |= bool(found and found[-1].name == "os.rename" and "/metadata.json.tmp-" in found[-1].path)
-        stage = "after metadata" if published else _stage(name, path) or (found[-1].stage if found else "reading")
-        found.append(Operation(float(seconds), name, path, stage))
+        stage = _stage(name, path) or (found[-1].stage if found else "reading")
+        if found and name == "os.mkdir" and stage in ("reading", "planning"):
+            stage = "shard"  # the folder of its split
+        found.append(Operation(float(seconds), name, path, "after metadata" if published else stage))
     return found
 
 
