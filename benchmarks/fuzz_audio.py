@@ -7,9 +7,9 @@ Two short recordings are encoded in every format that a job takes, and damaged b
 put together from two files. Half of the damaged Ogg files get their pages' checksums made anew, so that the damage
 reaches the decoder. Each mutant goes through `audio.load` in a child process.
 
-Allowed are a `DataError`, or samples: float32, one channel, finite, no longer than `max_seconds`. A finding is any other
-exception, the end of the process, more than --seconds, or more than --mib of memory beyond what was held before; it
-is printed, written to --keep, and makes the exit status 1. The table tells samples as before the damage from others,
+Allowed are a `DataError`, or samples: float32, one channel, finite, no longer than `max_seconds`. A finding is any
+other exception, the end of the process, more than --seconds, or more than --mib of memory beyond what was held before;
+it is printed, written to --keep, and makes the exit status 1. The table tells samples as before the damage from others,
 so that what is accepted without a word can be seen. Writes `benchmarks/results/fuzz_audio.json` (or --json).
 """
 
@@ -232,7 +232,9 @@ def main() -> int:
             data, _, what = mutants.make(result.number) if result.finding else (b"", 0, "")
             tally.add(mutants.format(result.number), result, what)
             if result.finding:
-                print(f"{mutants.format(result.number)}, number {result.number}: {what}\n{result.finding}\n", flush=True)
+                print(
+                    f"{mutants.format(result.number)}, number {result.number}: {what}\n{result.finding}\n", flush=True
+                )
                 if args.keep:
                     args.keep.mkdir(parents=True, exist_ok=True)
                     (args.keep / f"{args.seed}-{result.number}").write_bytes(data)

@@ -199,7 +199,10 @@ class _Child:
         self._process = fork.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        self.pipe.recv()  # ready
+        try:
+            self.pipe.recv()  # ready
+        except EOFError:
+            raise SystemExit(f"a child could not begin:\n{self._said()}") from None
 
     def begin(self, numbers: Iterator[int]) -> bool:
         """Gives the child the next number, if there is one."""

@@ -6,8 +6,8 @@ Moments are drawn by seed over the file operations of an undisturbed job, stages
 empty folder (`first`), as many with an older dataset to replace there (`replaced`), and as many of one of two worker
 processes (`worker`). After each the same command is given again, then `ge2e clean`. The first dataset that differs from
 that of an undisturbed run, finished shard that was written again, file that metadata.json does not list, or worker
-process that stayed ends this program with an error. Prints a table; with --json its rows also take the place of those
-of the same names in a file. Linux.
+process that stayed ends this program with an error. Prints a table; with --json also writes its rows to a file, in
+place of earlier ones of their names. Linux.
 """
 
 from __future__ import annotations

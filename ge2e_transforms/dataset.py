@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -17,15 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ge2e_transforms import metadata as metadata_file
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.files import Cache, Folder, open_folder
-from ge2e_transforms.records import DTYPES, FOOTER_BYTES, crc32c_of
+from ge2e_transforms.records import DTYPES, FOOTER_BYTES, HEADER_BYTES, crc32c_of
 from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
-
-# What no reader can do without.
-_NEEDED = {"dtype", "feature_shape", "recipe", "shards", "speakers", "splits", "statistics"}
 
 
 class Places(NamedTuple):
@@ -65,12 +62,23 @@ class SplitIndex:
         return np.searchsorted(self.first_rows, rows, side="right") - 1
 
     def places(self, rows: npt.NDArray[np.integer]) -> Places:
-        """Where the records of rows lie: one ends where the next of its shard, or the shard, does."""
+        """Where the records of rows lie: one ends where the next of its shard, or the shard, does.
+
+        Raises:
+            CorruptRecordError: a record would not lie within its shard, or be too short for its frames.
+        """
         shard, offset = self.shard(rows), self["offset"][rows]
         following = np.asarray(rows, dtype=np.int64) + 1
         last = following == self.first_rows[shard + 1]
         end = np.where(last, self._ends[shard], self["offset"][np.where(last, 0, following)])
         payload = end - FOOTER_BYTES - self["frames"][rows].astype(np.int64) * self._row_bytes
+        unfit = (offset < 0) | (payload < offset + HEADER_BYTES) | (end > self._ends[shard])
+        if np.any(unfit):
+            row = int(np.asarray(rows)[np.flatnonzero(unfit)[0]])
+            raise CorruptRecordError(
+                f"row {row} of a split's index says {self['frames'][row]} frames at offset {self['offset'][row]}, for "
+                "which there is no room before the next record: the index is damaged, or not of these shards"
+            )
         return Places(shard, offset, end - offset, payload)
 
 
@@ -95,30 +103,37 @@ class Dataset:
         """Opens a folder, or `gs://` or `s3://`; see `files.Cache` for copies of what is on a store.
 
         Raises:
-            DatasetError: no `metadata.json` (so not complete), not one of ours, or of another format.
+            DatasetError: no `metadata.json` (so not complete), not one of ours, of another format, or with values that
+                no writer gives.
         """
         folder = open_folder(root_dir, cache)
         path = folder.where(schema.METADATA_FILE)
-        if folder.size(schema.METADATA_FILE) is None:
+        size = folder.size(schema.METADATA_FILE)
+        if size is None:
             missing = folder.is_local and not Path(folder.root).exists()
             state = "the folder does not exist" if missing else "it holds no metadata.json"
             raise DatasetError(
                 f"no complete dataset at {root_dir}: {state}. metadata.json is written last, so a job that was stopped "
                 "leaves none: run the same `ge2e run` command again, or check the path"
             )
-        metadata = _parse_metadata(folder.read(schema.METADATA_FILE), path)
-        if metadata.get("format") != schema.FORMAT:
-            raise DatasetError(
-                f"{path}: expected format {schema.FORMAT!r}, got {metadata.get('format')!r}: not one of ours"
-            )
-        if metadata.get("format_version") != schema.FORMAT_VERSION:
-            raise DatasetError(
-                f"{path}: expected format version {schema.FORMAT_VERSION}, got {metadata.get('format_version')!r}: "
-                "read it with the version of ge2e-features that wrote it"
-            )
-        if lacking := sorted(_NEEDED - metadata.keys()):
-            raise DatasetError(f"{path}: {', '.join(lacking)} missing: the file is damaged")
-        return cls(folder, metadata)
+        if size > metadata_file.MAX_BYTES:
+            raise DatasetError(f"{path}: expected at most {metadata_file.MAX_BYTES} bytes, got {size}: not one of ours")
+        metadata = metadata_file.parse(folder.read(schema.METADATA_FILE), path)
+        dataset = cls(folder, metadata)
+        dataset._check_recipe(path)
+        return dataset
+
+    def _check_recipe(self, where: str) -> None:
+        """What metadata repeats of its recipe, and readers rely on."""
+        recipe, metadata = self.recipe, self.metadata
+        dtype = "pcm16" if recipe.feature.features == "raw" else "float32"
+        expected = {"feature_shape": recipe.feature_shape, "segments": recipe.segment.segments, "dtype": dtype}
+        for name, value in expected.items():
+            if metadata[name] != value:
+                raise DatasetError(
+                    f"{where}: expected {name} to be {value!r}, as by the recipe, got {metadata[name]!r}: the file was "
+                    "changed"
+                )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Dataset, (self.folder, self.metadata)
@@ -205,42 +220,71 @@ class Dataset:
                 f"{where}: expected offset 0 in the first row of every shard, as metadata.json counts them: the files "
                 "are of different datasets"
             )
+        self._check_frames(index, shards, where)
         return index
 
+    def _check_frames(self, index: SplitIndex, shards: Sequence[dict[str, Any]], where: str) -> None:
+        """Frames bound what is planned and held in memory, so they are added up before anything is done with them."""
+        held = np.flatnonzero(np.diff(index.first_rows))
+        sums = np.add.reduceat(index["frames"], index.first_rows[held], dtype=np.int64) if len(held) else held
+        stated = [shards[number]["frames"] for number in held.tolist()]
+        lowest = [int(index[name].min(initial=0)) for name in ("frames", "label", "utterance_index", "session_index")]
+        if sums.tolist() != stated or min(lowest) < 0:
+            raise DatasetError(
+                f"{where}: expected frames that add up to those of the shards in metadata.json, and no negative "
+                "number: the files are of different datasets, or damaged"
+            )
+
     def shard_index(self, split: str, shard: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """The index of one shard, with the columns for people too."""
-        entry = self.shards(split)[shard]
+        """The index of one shard, with the columns for people too.
+
+        Raises:
+            DatasetError: no such split, or the file is not what metadata says (its sha256 is compared).
+        """
+        entry, fields = self.shards(split)[shard], schema.index_schema(self.recipe.n_bins)
+        if columns is not None:
+            fields = pa.schema([fields.field(name) for name in columns])
         if not entry["records"]:
-            empty = schema.index_schema(self.recipe.n_bins).empty_table()
-            return empty if columns is None else empty.select(list(columns))
+            return fields.empty_table()
         name = schema.shard_files(entry["base"])[1]
-        self._check_size(name, entry["index_bytes"])
-        return self._read_table(name, columns)
+        said = {"bytes": entry["index_bytes"], "sha256": entry.get("index_sha256"), "rows": entry["records"]}
+        return self._table({"path": name, **said}, fields, columns)
 
     @functools.cached_property
     def speakers(self) -> pa.Table:
         """One row a speaker: `schema.speakers_schema()`."""
-        return self._table(self.metadata["speakers"])
+        return self._table(self.metadata["speakers"], schema.speakers_schema())
 
     def ledger(self) -> pa.Table:
         """One row for each manifest row that was not written, with the reason."""
-        return self._table(self.metadata["ledger"])
+        return self._table(self.metadata["ledger"], schema.ledger_schema())
 
-    def _table(self, entry: dict[str, Any]) -> pa.Table:
+    def _table(self, entry: dict[str, Any], fields: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+        """A table that metadata describes, with its checksum compared and columns of the given types, without nulls."""
         self._check_size(entry["path"], entry["bytes"])
-        table = self._read_table(entry["path"], None)
-        if len(table) != entry["rows"]:
-            where = self.folder.where(entry["path"])
-            raise DatasetError(f"{where}: expected {entry['rows']} rows, got {len(table)}: the file is damaged")
-        return table
-
-    def _read_table(self, name: str, columns: Sequence[str] | None) -> pa.Table:
-        source = self.root / name if self.folder.is_local else pa.BufferReader(self.folder.read(name))
+        where, content = self.folder.where(entry["path"]), self.folder.read(entry["path"])
+        if (found := hashlib.sha256(content).hexdigest()) != entry["sha256"]:
+            raise DatasetError(
+                f"{where}: expected sha256 {entry['sha256']}, got {found}: the file was changed or damaged"
+            )
         try:
-            return pq.read_table(source, columns=None if columns is None else list(columns))
+            file = pq.ParquetFile(pa.BufferReader(content))
+            table = file.read(columns=None if columns is None else list(columns))
+            table.validate(full=True)
         except (pa.ArrowException, OSError) as error:
-            where = self.folder.where(name)
             raise DatasetError(f"{where} cannot be read as Parquet ({error}): the file is damaged") from error
+        if len(table) != entry["rows"]:
+            raise DatasetError(f"{where}: expected {entry['rows']} rows, got {len(table)}: the file is damaged")
+        for wanted in fields:
+            found_at = table.schema.get_all_field_indices(wanted.name)
+            if len(found_at) != 1 or table.schema.field(found_at[0]).type != wanted.type:
+                raise DatasetError(
+                    f"{where}: expected a column {wanted.name} of {wanted.type}, got {table.schema.names}: the file is "
+                    "damaged"
+                )
+            if table[wanted.name].null_count:
+                raise DatasetError(f"{where}: expected a value in each row of {wanted.name}: the file is damaged")
+        return table
 
     def _check_size(self, name: str, expected: int) -> None:
         self._refuse_size(name, expected, self.folder.size(name))
@@ -265,20 +309,12 @@ def sha256_of(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _parse_metadata(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        metadata = json.loads(content.decode("utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{where} is not JSON ({error}): the file is damaged") from error
-    if not isinstance(metadata, dict):
-        raise DatasetError(f"{where}: expected a JSON object, got {type(metadata).__name__}")
-    return metadata
-
-
 def _map_table(path: Path, where: str) -> pa.Table:
     """An uncompressed Arrow file, mapped into memory."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate()  # that no column ends before its rows do
+        return table
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{where} cannot be read as an Arrow file ({error}): the file is damaged") from error
 
@@ -287,3 +323,18 @@ def speaker_id_mapping(dataset: Dataset) -> dict[str, int]:
     """Label of every speaker, by `namespace/speaker_id`."""
     table = dataset.speakers
     return dict(zip(table["speaker_id"].to_pylist(), np.asarray(table["label"]).tolist(), strict=True))
+
+
+def speaker_names(dataset: Dataset, labels: Sequence[int]) -> list[str]:
+    """The speaker, as `namespace/speaker_id`, of each label.
+
+    Raises:
+        DatasetError: the speakers table lacks a label that the index has.
+    """
+    names = {label: name for name, label in speaker_id_mapping(dataset).items()}
+    if lacking := [label for label in labels if label not in names]:
+        raise DatasetError(
+            f"{dataset.folder.where(dataset.metadata['speakers']['path'])}: expected a speaker of label {lacking[0]}, "
+            "which the index has, got none: the files are of different datasets"
+        )
+    return [names[label] for label in labels]

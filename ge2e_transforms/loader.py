@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ge2e_transforms import notes
 from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.coverage import coverage
-from ge2e_transforms.dataset import Dataset, speaker_id_mapping
+from ge2e_transforms.dataset import Dataset, speaker_id_mapping, speaker_names
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.loader_options import Chosen, LoaderOptions, sort_options
 from ge2e_transforms.population import Filters, Population
@@ -134,8 +134,7 @@ class BatchLoader:
 
     def speaker_ids(self, split: str = TRAIN_SPLIT) -> list[str]:
         """Ids of the speakers that take part, by dense label."""
-        names = {label: name for name, label in speaker_id_mapping(self._dataset).items()}
-        return [names[label] for label in self.stream(split).speakers.tolist()]
+        return speaker_names(self._dataset, self.stream(split).speakers.tolist())
 
     def stream(self, split: str) -> Stream:
         """What all readers of a split read from; made once."""

@@ -32,6 +32,8 @@ _VARINT_BITS = 63
 # No writer makes a longer record: protocol buffers end there.
 _MAX_RECORD = 1 << 31
 HEADER_BYTES, FOOTER_BYTES = _HEADER.size, _FOOTER.size
+# Most that is read at once; few records are longer.
+_BLOCK = 1 << 26
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "pcm16": np.dtype("<i2")}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -177,13 +179,22 @@ def check_frame(header: bytes, stream: BinaryIO, where: str) -> bytes:
         raise CorruptRecordError(f"{where}: the checksum of the record's length does not match: the file is damaged")
     if length > _MAX_RECORD:
         raise CorruptRecordError(f"{where}: a record of {length} bytes: expected at most {_MAX_RECORD}")
-    body = stream.read(length + FOOTER_BYTES)
+    body = _read(stream, length + FOOTER_BYTES)
     if len(body) < length + FOOTER_BYTES:
         raise CorruptRecordError(f"{where}: expected {length + FOOTER_BYTES} more bytes, got {len(body)}")
     data = body[:length]
     if masked_crc(data) != _FOOTER.unpack(body[length:])[0]:
         raise CorruptRecordError(f"{where}: the checksum of the record does not match: the file is damaged")
     return data
+
+
+def _read(stream: BinaryIO, length: int) -> bytes:
+    """Up to `length` bytes, in blocks: a damaged length must not ask for more memory than there are bytes."""
+    blocks: list[bytes] = []
+    while length > 0 and (block := stream.read(min(length, _BLOCK))):
+        blocks.append(block)
+        length -= len(block)
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
 def decode_example(data: bytes, where: str) -> tuple[npt.NDArray[Any], dict[str, str | int]]:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ge2e_transforms.errors import LedgerRow
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -179,3 +181,11 @@ def speakers_schema() -> pa.Schema:
             pa.field("seconds", pa.float64(), nullable=False),
         ]
     )
+
+
+def ledger_schema() -> pa.Schema:
+    """Columns of the ledger: the fields of `errors.LedgerRow`."""
+    import pyarrow as pa
+
+    kinds = {"position": pa.int64()}
+    return pa.schema([pa.field(name, kinds.get(name, pa.string()), nullable=False) for name in LedgerRow._fields])

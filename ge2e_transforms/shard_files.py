@@ -24,6 +24,8 @@ from ge2e_transforms.stores import MOST_READERS, OpenObject
 # Files kept open where the system sets no limit, and files of a store.
 _MOST_OPEN = 4096
 _MOST_OPEN_STORE = 512
+# A pipe in place of a file must not be waited for.
+_READ_ONLY = os.O_RDONLY | os.O_NONBLOCK
 # The most that Linux hands over in one read is 2 GiB.
 _READ_BYTES = 1 << 30
 
@@ -109,13 +111,13 @@ class LocalShards:
         if self._open[number] < 0:
             with LocalShards._lock:
                 if self._open[number] < 0 and LocalShards._kept_open < self._most:
-                    self._open[number] = os.open(self.paths[number], os.O_RDONLY)
+                    self._open[number] = os.open(self.paths[number], _READ_ONLY)
                     LocalShards._kept_open += 1
         descriptor = self._open[number]
         if descriptor >= 0:
             yield descriptor
             return
-        descriptor = os.open(self.paths[number], os.O_RDONLY)
+        descriptor = os.open(self.paths[number], _READ_ONLY)
         try:
             yield descriptor
         finally:

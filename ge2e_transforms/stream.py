@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.config import canonical_json
-from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
 from ge2e_transforms.errors import ConfigError, DatasetError, SamplingError
 from ge2e_transforms.placing import Ints
 from ge2e_transforms.plans import Plans
@@ -247,10 +247,7 @@ class Stream:
         labels = self.speakers
         if self._delivery.labels == "dense":
             return labels, np.arange(len(labels))
-        table = self.dataset.speakers
-        order = np.argsort(table["label"].to_numpy(), kind="stable")
-        rows = order[np.searchsorted(table["label"].to_numpy()[order], labels)]
-        return labels, np.array(table["speaker_id"].take(rows).to_pylist(), dtype=np.object_)
+        return labels, np.array(speaker_names(self.dataset, labels.tolist()), dtype=np.object_)
 
     def _labels(self, labels: Ints) -> npt.NDArray[Any]:
         if self._names is None:

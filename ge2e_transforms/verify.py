@@ -19,11 +19,7 @@ from ge2e_transforms import records, schema
 from ge2e_transforms.dataset import Dataset, sha256_of
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.identity import Tombstones
-
-# What `verify` needs of metadata beside what a reader does.
-_NEEDED = {"batch_size", "counts", "datasets", "dtype", "features", "files", "files_created", "fingerprint", "ledger"}
-_NEEDED |= {"erased", "history", "manifests", "next_label", "pseudonyms", "segments", "speakers_per_batch"}
-_NEEDED |= {"split_rule", "utterances_per_speaker"}
+from ge2e_transforms.metadata import require_complete
 
 
 @dataclass
@@ -61,12 +57,14 @@ def verify(dataset: Dataset) -> VerifyReport:
 def _check_metadata(dataset: Dataset) -> None:
     """What metadata says twice, or what follows from another part of it, agrees."""
     metadata, recipe, where = dataset.metadata, dataset.recipe, dataset.root / schema.METADATA_FILE
-    if missing := sorted(_NEEDED - metadata.keys()):
-        raise DatasetError(f"{where}: {', '.join(missing)} missing: the file is damaged")
+    require_complete(metadata, str(where))
     shards = [entry for split in dataset.splits for entry in dataset.shards(split)]
     files = [schema.shard_files(entry["base"])[0] for entry in shards if entry["records"]]
     manifests, splits = metadata["manifests"], metadata["splits"]
     stated = {
+        "recipe": (metadata["recipe"], recipe.to_dict()),
+        "datasets": (metadata["datasets"], list(dict.fromkeys(metadata["datasets"]))),
+        "split of the statistics": (metadata["statistics"]["split"], schema.TRAIN_SPLIT),
         "fingerprint": (metadata["fingerprint"], recipe.fingerprint()),
         "feature_shape": (metadata["feature_shape"], recipe.feature_shape),
         "features": (metadata["features"], recipe.feature.features),
@@ -113,8 +111,9 @@ class _Statistics:
 
 def _check_speakers(dataset: Dataset) -> dict[str, tuple[int, str]]:
     """Label and split of every speaker; each speaker and each label stands once."""
-    place = dataset.root / dataset.metadata["speakers"]["path"]
-    _check_sha256(place, dataset.metadata["speakers"]["sha256"])
+    entry = dataset.metadata["speakers"]
+    place = dataset.root / entry["path"]
+    _check_sha256(place, entry["bytes"], entry["sha256"])
     table = dataset.speakers
     for name in ("speaker_id", "label"):
         doubled = [value for value, count in Counter(table[name].to_pylist()).items() if count > 1]
@@ -141,12 +140,10 @@ def _check_shard(
     if not entry["records"]:
         return dataset.shard_index(split, number)
     path, index_path = (dataset.root / name for name in schema.shard_files(entry["base"])[:2])
-    _check_sha256(path, entry["records_sha256"])
-    _check_sha256(index_path, entry["index_sha256"])
+    _check_sha256(path, entry["records_bytes"], entry["records_sha256"])
+    _check_sha256(index_path, entry["index_bytes"], entry["index_sha256"])
     index = dataset.shard_index(split, number)
     rows = index.to_pylist()
-    if len(rows) != entry["records"]:
-        raise DatasetError(f"{index_path}: expected {entry['records']} rows, got {len(rows)}")
     _check_hashes(index_path, index)
     frames = 0
     with path.open("rb") as stream:
@@ -155,6 +152,7 @@ def _check_shard(
             values, fields = records.decode_example(data, f"{path} at offset {offset}")
             _check_record(f"{path} at offset {offset}", row, offset, data, values, fields, dataset.recipe.n_bins)
             _check_speaker(f"{path} at offset {offset}", row, split, speakers)
+            _check_source(f"{path} at offset {offset}", row, dataset.metadata["datasets"])
             frames += len(values)
             if split == schema.TRAIN_SPLIT:
                 statistics.add(values)
@@ -198,7 +196,7 @@ def _check_record(
         "payload_offset": payload,
         "frames": len(values),
     }
-    expected |= {name: fields[key] for name, key in schema.REPEATED.items()}
+    expected |= {name: fields.get(key, "missing") for name, key in schema.REPEATED.items()}
     for name, value in expected.items():
         if row[name] != value:
             raise CorruptRecordError(f"{where}: the index says {name}={row[name]!r}, the record {value!r}")
@@ -218,11 +216,23 @@ def _check_speaker(where: str, row: dict[str, Any], split: str, speakers: dict[s
         )
 
 
-def _check_sha256(path: Path, expected: str) -> None:
+def _check_source(where: str, row: dict[str, Any], sources: list[str]) -> None:
+    number = row["source_index"]
+    if not 0 <= number < len(sources) or sources[number] != row["source"]:
+        raise DatasetError(
+            f"{where}: the index says source {row['source']!r}, number {number}, of the datasets {sources} in "
+            f"{schema.METADATA_FILE}"
+        )
+
+
+def _check_sha256(path: Path, size: int, expected: str) -> None:
     if not path.is_file():
         raise DatasetError(
             f"{path} is missing, although metadata.json lists it: copy it again, or run `ge2e run` again"
         )
+    # What is longer is not read: it may be a hole of any length.
+    if (got := path.stat().st_size) > size:
+        raise DatasetError(f"{path}: expected {size} bytes, got {got}: something was added to the file")
     with path.open("rb") as stream:
         found = sha256_of(stream)
     if found != expected:
@@ -240,19 +250,13 @@ def _check_sha256(path: Path, expected: str) -> None:
 def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
     """The split's index repeats those of its shards, and the counts add up."""
     entry = dataset.metadata["splits"][split]
-    _check_sha256(dataset.root / entry["index"]["path"], entry["index"]["sha256"])
+    _check_sha256(dataset.root / entry["index"]["path"], entry["index"]["bytes"], entry["index"]["sha256"])
     whole = dataset.index(split)
     where = dataset.root / entry["index"]["path"]
-    columns = {name: whole[name] for name in schema.SPLIT_COLUMNS}
-    rows = np.arange(len(whole))
-    columns |= dict(zip(("length", "payload_offset"), whole.places(rows)[2:], strict=True))
     expected = _joined(tables)
-    for name, found in columns.items():
-        if not np.array_equal(found, expected[name]):
-            place = int(np.flatnonzero(found != expected[name])[0])
-            raise DatasetError(
-                f"{where}: {name} of row {place} is {found[place]}, by the shards it is {expected[name][place]}"
-            )
+    _compare(where, {name: whole[name] for name in schema.SPLIT_COLUMNS}, expected)
+    places = whole.places(np.arange(len(whole)))
+    _compare(where, {"length": places.length, "payload_offset": places.payload}, expected)
     people = dataset.speakers.filter(pc.equal(dataset.speakers["split"], split))
     totals = {
         "speakers": len(np.unique(whole["label"])),
@@ -266,6 +270,15 @@ def _check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
         for name, value in counts.items():
             if value != entry[name]:
                 raise DatasetError(f"split {split!r}: metadata says {entry[name]} {name}, the {source} {value}")
+
+
+def _compare(where: Path, columns: dict[str, npt.NDArray[Any]], expected: dict[str, npt.NDArray[Any]]) -> None:
+    for name, found in columns.items():
+        if not np.array_equal(found, expected[name]):
+            place = int(np.flatnonzero(found != expected[name])[0])
+            raise DatasetError(
+                f"{where}: {name} of row {place} is {found[place]}, by the shards it is {expected[name][place]}"
+            )
 
 
 def _joined(tables: list[pa.Table]) -> dict[str, npt.NDArray[Any]]:
@@ -293,8 +306,8 @@ def _numbered(label: npt.NDArray[np.int32], keys: npt.NDArray[Any]) -> npt.NDArr
 
 def _check_balance(dataset: Dataset) -> None:
     """Written + filtered + rejected = rows, and the ledger holds what metadata counts."""
-    counts = dataset.metadata["counts"]
-    _check_sha256(dataset.root / dataset.metadata["ledger"]["path"], dataset.metadata["ledger"]["sha256"])
+    counts, entry = dataset.metadata["counts"], dataset.metadata["ledger"]
+    _check_sha256(dataset.root / entry["path"], entry["bytes"], entry["sha256"])
     ledger = dataset.ledger()
     for kind in ("filtered", "rejected"):
         reasons = ledger.filter(pc.equal(ledger["kind"], kind))["reason"].to_pylist()

@@ -17,6 +17,8 @@ from ge2e_transforms import erasing, schema
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.errors import DatasetError, LedgerRow
 from ge2e_transforms.identity import Tombstones, erased_row, nameless, unread
+from ge2e_transforms.metadata import require_complete
+from ge2e_transforms.schema import METADATA_FILE
 from pipeline import growth, publishing, storage, tables
 from pipeline.assembly import Part, assemble, read_parts, remove_replaced, standing_bases
 from pipeline.write import UNKNOWN, faulty
@@ -56,6 +58,7 @@ def erase(output: str, speakers: Sequence[str], progress: Callable[[str], None] 
     stood = previous.metadata
     if not stood:
         raise DatasetError(f"{output} holds no complete dataset: there is nothing to erase from")
+    require_complete(stood, storage.join(output, METADATA_FILE))
     tombstones = Tombstones.of(stood)
     already = tuple(speaker for speaker in speakers if tombstones.hide(speaker))
     gone = frozenset(speakers) - set(already)

@@ -13,8 +13,10 @@ from ge2e_transforms import lengths
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
+from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_plan, nothing_to_do
 from ge2e_transforms.row_chunks import place
+from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import SpeakerTotal
 from pipeline import growth, publishing, storage
 from pipeline.options import JobConfig
@@ -88,14 +90,16 @@ def _added(present: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"kind": entry["kind"], "content": entry["content"]} for entry in present["history"]]
 
 
-def check_growth(output: str, present: Mapping[str, Any], recipe: Recipe, pseudonyms: str) -> None:
+def check_growth(output: str, present: dict[str, Any], recipe: Recipe, pseudonyms: str) -> None:
     """Refuses to add to what is not there, or was made otherwise.
 
     Raises:
         PlanError: no dataset, another recipe, another key of pseudonyms.
+        DatasetError: its metadata is damaged.
     """
     if not present:
         raise PlanError(f"{output} holds no complete dataset to add to: `ge2e run` makes one")
+    require_complete(present, storage.join(output, METADATA_FILE))
     growth.refuse_other_recipe(output, present, recipe)
     if present["pseudonyms"] != pseudonyms:
         given = "another key" if pseudonyms and present["pseudonyms"] else "none" if not pseudonyms else "one"

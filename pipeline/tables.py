@@ -118,9 +118,7 @@ def speaker_table(index: pa.Table, split: str, recipe: Recipe) -> pa.Table:
 def ledger_table(rows: Iterable[LedgerRow]) -> pa.Table:
     """The ledger in the order of the manifests."""
     ordered = sorted(rows, key=lambda row: (row.manifest, row.position))
-    kinds = {"position": pa.int64()}
-    fields = pa.schema([pa.field(name, kinds.get(name, pa.string()), nullable=False) for name in LedgerRow._fields])
-    return pa.Table.from_pylist([row._asdict() for row in ordered], schema=fields)
+    return pa.Table.from_pylist([row._asdict() for row in ordered], schema=schema.ledger_schema())
 
 
 def feature_statistics(done: Iterable[dict[str, Any]]) -> dict[str, Any]:

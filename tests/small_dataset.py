@@ -118,7 +118,7 @@ def _write_shard(
     written = _write_table(root, index, schema.shard_files(base)[1])
     frames = sum(row["frames"] for row in rows)
     entry = {"base": base, "records": len(rows), "frames": frames, "records_bytes": len(content)}
-    return entry | {"index_bytes": written["bytes"]}, index
+    return entry | {"index_bytes": written["bytes"], "index_sha256": written["sha256"]}, index
 
 
 def _row(name: str, label: int, utterance: int, values: Values) -> dict[str, Any]:

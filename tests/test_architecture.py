@@ -55,6 +55,7 @@ ORDER = [
     "read_ahead",
     "files",
     "shard_files",
+    "metadata",
     "dataset",
     "placing",
     "supply",

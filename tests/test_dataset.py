@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import pickle
 import shutil
@@ -325,10 +326,29 @@ def test_a_file_that_is_missing_or_of_another_length_is_named(damaged, pattern):
 @pytest.mark.parametrize("pattern", [pattern for pattern in READERS if pattern.endswith(".parquet")])
 def test_a_table_that_cannot_be_read_is_named(damaged, pattern):
     (path,) = damaged.glob(pattern)
-    path.write_bytes(b"x" * path.stat().st_size)
+    content = b"x" * path.stat().st_size
+    path.write_bytes(content)
+    with pytest.raises(DatasetError) as error:
+        READERS[pattern](Dataset.open(damaged))
+    assert str(error.value).startswith(f"{path}: expected sha256 ")
+    agree_table(damaged, path)
     with pytest.raises(DatasetError) as error:
         READERS[pattern](Dataset.open(damaged))
     assert str(error.value).startswith(f"{path} cannot be read as Parquet")
+
+
+def agree_table(root, path, **changes):
+    """Makes metadata agree with a Parquet file that was changed, but for what is given."""
+    metadata = json.loads((root / "metadata.json").read_text())
+    content = path.read_bytes()
+    size, sha256 = len(content), hashlib.sha256(content).hexdigest()
+    for entry in (metadata["speakers"], metadata["ledger"]):
+        if root / entry["path"] == path:
+            entry |= {"bytes": size, "sha256": sha256, **changes}
+    for entry in (entry for entries in metadata["shards"].values() for entry in entries):
+        if root / schema.shard_files(entry["base"])[1] == path:
+            entry |= {"index_bytes": size, "index_sha256": sha256, **changes}
+    (root / "metadata.json").write_text(json.dumps(metadata))
 
 
 def refused(root, split="train"):
@@ -433,10 +453,16 @@ def test_rows_that_metadata_gives_otherwise_are_refused(damaged):
 
 def test_the_index_of_another_split_is_refused(damaged):
     metadata = json.loads((damaged / "metadata.json").read_text())
-    metadata["splits"]["train"]["index"] = metadata["splits"]["test"]["index"]
+    train, test = (metadata["splits"][split]["index"] for split in ("train", "test"))
+    shutil.copy(damaged / test["path"], damaged / train["path"])
+    metadata["splits"]["train"]["index"] = test | {"path": train["path"]}
     edit(damaged, splits=metadata["splits"])
-    with pytest.raises(DatasetError, match=r"test/index-.*: expected 9 rows of .*, got 6 of .*different datasets"):
+    with pytest.raises(DatasetError, match=r"train/index-.*: expected 9 rows of .*, got 6 of .*different datasets"):
         Dataset.open(damaged).index("train")
+    metadata["splits"]["train"]["index"] = test
+    edit(damaged, splits=metadata["splits"])
+    with pytest.raises(DatasetError, match=r"expected a file in train/ at /splits/train/index/path, got 'test/index-"):
+        Dataset.open(damaged)
 
 
 def test_an_index_of_several_batches_is_read_all_the_same(damaged):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import itertools
 import json
 import warnings
@@ -310,7 +311,8 @@ def voxceleb(root: Path, paths: Sequence[str] = (), names: Sequence[str] = (), s
             table = table.set_column(place, table.schema.field(column), pa.array(values))
     pq.write_table(table, path)
     metadata = json.loads((root / schema.METADATA_FILE).read_text())
-    metadata["shards"][split][0]["index_bytes"] = path.stat().st_size
+    content = path.read_bytes()
+    metadata["shards"][split][0] |= {"index_bytes": len(content), "index_sha256": hashlib.sha256(content).hexdigest()}
     (root / schema.METADATA_FILE).write_text(json.dumps(metadata))
     return Dataset.open(root)
 

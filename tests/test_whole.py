@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ def rewrite(dataset: Dataset, split: str, shard: int, **columns: list[Any]) -> D
         table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     pq.write_table(table, path)
     metadata = json.loads((dataset.root / schema.METADATA_FILE).read_text())
-    metadata["shards"][split][shard]["index_bytes"] = path.stat().st_size
+    content = path.read_bytes()
+    metadata["shards"][split][shard] |= {
+        "index_bytes": len(content),
+        "index_sha256": hashlib.sha256(content).hexdigest(),
+    }
     (dataset.root / schema.METADATA_FILE).write_text(json.dumps(metadata))
     return Dataset.open(dataset.root)
 

@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.metadata import require_complete
+from ge2e_transforms.schema import METADATA_FILE
 from pipeline.commands.run import small_splits, split_table
 from pipeline.commands.terminal import Terminal
 
@@ -21,6 +23,7 @@ def command(args: argparse.Namespace) -> int:
     """Prints recipe, counts and splits of a dataset."""
     dataset = Dataset.open(args.dataset)
     metadata = dataset.metadata
+    require_complete(metadata, dataset.folder.where(METADATA_FILE))
     console = Terminal()
     console.print(f"dataset      {dataset.root} (generation {metadata['generation']})")
     console.print(f"sources      {', '.join(metadata['datasets'])}")
