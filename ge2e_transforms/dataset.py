@@ -271,7 +271,8 @@ class Dataset:
             file = pq.ParquetFile(pa.BufferReader(content))
             table = file.read(columns=None if columns is None else list(columns))
             table.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
+            names = table.column_names  # those that are no text fail here
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DatasetError(f"{where} cannot be read as Parquet ({error}): the file is damaged") from error
         if len(table) != entry["rows"]:
             raise DatasetError(f"{where}: expected {entry['rows']} rows, got {len(table)}: the file is damaged")
@@ -279,8 +280,7 @@ class Dataset:
             found_at = table.schema.get_all_field_indices(wanted.name)
             if len(found_at) != 1 or table.schema.field(found_at[0]).type != wanted.type:
                 raise DatasetError(
-                    f"{where}: expected a column {wanted.name} of {wanted.type}, got {table.schema.names}: the file is "
-                    "damaged"
+                    f"{where}: expected a column {wanted.name} of {wanted.type}, got {names}: the file is damaged"
                 )
             if table[wanted.name].null_count:
                 raise DatasetError(f"{where}: expected a value in each row of {wanted.name}: the file is damaged")
@@ -314,8 +314,9 @@ def _map_table(path: Path, where: str) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate()  # that no column ends before its rows do
+        table.column_names  # noqa: B018  # names that are no text fail here
         return table
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{where} cannot be read as an Arrow file ({error}): the file is damaged") from error
 
 

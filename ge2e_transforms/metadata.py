@@ -248,8 +248,12 @@ def _check_names(metadata: dict[str, Any], where: str) -> None:
             if not base.startswith(f"{split}/") or base in seen:
                 raise _unfit(where, f"{at}/base", f"a shard in {split}/ that stands nowhere else", base)
             seen.add(base)
-            if not entry["records"] and (entry["frames"] or entry["records_bytes"] or entry["index_bytes"]):
-                raise _unfit(where, at, "frames and bytes of 0, as there are no records", entry)
+            held = {name: entry[name] for name in ("frames", "records_bytes", "index_bytes")}
+            if not entry["records"] and any(held.values()):
+                raise _unfit(where, at, "frames and bytes of 0, as there are no records", held)
+        rows, total = metadata["splits"][split]["index"]["rows"], sum(entry["records"] for entry in entries)
+        if rows != total:
+            raise _unfit(where, f"/splits/{split}/index/rows", f"{total}, the records of the shards", rows)
 
 
 def _unfit(where: str, path: str, expected: str, got: object) -> DatasetError:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from ge2e_transforms.dataset import Dataset, sha256_of
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.metadata import require_complete
+
+_NOTHING = hashlib.sha256().hexdigest()
 
 
 @dataclass
@@ -138,6 +141,11 @@ def _check_shard(
     statistics: _Statistics,
 ) -> pa.Table:
     if not entry["records"]:
+        if {entry["records_sha256"], entry["index_sha256"]} != {_NOTHING}:
+            where = dataset.root / schema.METADATA_FILE
+            raise DatasetError(
+                f"{where}: expected {entry['base']} to have the sha256 of no bytes: the file was changed"
+            )
         return dataset.shard_index(split, number)
     path, index_path = (dataset.root / name for name in schema.shard_files(entry["base"])[:2])
     _check_sha256(path, entry["records_bytes"], entry["records_sha256"])
