@@ -295,6 +295,10 @@ class Tally:
             entry = {"number": result.number, "group": group, "mutation": what, "outcome": result.outcome}
             self.findings.append({**entry, "finding": result.finding, "mib": round(result.mib)})
 
+    @property
+    def tried(self) -> int:
+        return sum(outcomes.total() for outcomes in self.outcomes.values())
+
     def table(self, columns: Sequence[tuple[str, Callable[[str], bool]]], first: str) -> str:
         """Rows by group, columns by outcome."""
         lines = [f"| {first} | mutants | " + " | ".join(name for name, _ in columns) + " |"]

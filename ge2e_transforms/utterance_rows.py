@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ge2e_transforms.errors import CorruptRecordError
+
 Ints = npt.NDArray[np.int64]
 
 # Columns of a shard's index that say where the records of its utterances lie.
@@ -41,9 +43,20 @@ class UtteranceRows(NamedTuple):
         return list(map(RecordRow, *columns))
 
 
-def utterance_rows(table: pa.Table, shard: int) -> UtteranceRows:
-    """The utterances of a shard from its index, with `PLACE_COLUMNS`."""
+def utterance_rows(table: pa.Table, shard: int, shard_bytes: int) -> UtteranceRows:
+    """The utterances of a shard from its index, with `PLACE_COLUMNS`.
+
+    Raises:
+        CorruptRecordError: a record would not lie within the `shard_bytes` of its file.
+    """
     offset, length, frames, label, number, start = (table[name].to_numpy() for name in PLACE_COLUMNS)
+    unfit = np.flatnonzero((offset < 0) | (length < 0) | (offset > shard_bytes) | (length > shard_bytes - offset))
+    if len(unfit):
+        row = int(unfit[0])
+        raise CorruptRecordError(
+            f"row {row} of the index of shard {shard}: expected a record within its {shard_bytes} bytes, got "
+            f"{length[row]} bytes at offset {offset[row]}: the index is damaged, or not of this shard"
+        )
     new = np.ones(len(table), dtype=np.bool_)
     new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1])
     order = np.lexsort((start, np.cumsum(new)))  # stable: parts of one start stay as stored

@@ -125,7 +125,7 @@ class WholeUtterances:
         if len(found) > 1:
             raise DatasetError(_ambiguous(utterance_id, speaker_id, [match[-1] for match in found]))
         ((split, shard, utterance, speaker),) = found
-        (whole,) = self._read(split, [(utterance_rows(self._table(split, shard), shard), utterance)], None)
+        (whole,) = self._read(split, [(self._places(split, shard, self._table(split, shard)), utterance)], None)
         if (whole.speaker_id, whole.utterance_id) != (speaker, utterance_id):
             raise CorruptRecordError(
                 f"{self._dataset.root}, split {split!r}, shard {shard}: expected utterance {utterance_id!r} of "
@@ -157,13 +157,17 @@ class WholeUtterances:
         return (whole for utterances in some for whole in self._read(split, utterances, pad_to))
 
     def _walk(self, split: str, order: str, shards: Iterable[int]) -> Iterator[tuple[UtteranceRows, int]]:
-        by_shard = (utterance_rows(self._dataset.shard_index(split, shard, PLACE_COLUMNS), shard) for shard in shards)
+        tables = ((shard, self._dataset.shard_index(split, shard, PLACE_COLUMNS)) for shard in shards)
+        by_shard = (self._places(split, shard, table) for shard, table in tables)
         if order == "index":
             for places in by_shard:
                 yield from zip(itertools.repeat(places), range(len(places.frames)), strict=False)
         elif whole := joined(list(by_shard)):
             for utterance in np.argsort(whole.frames, kind="stable"):
                 yield whole, int(utterance)
+
+    def _places(self, split: str, shard: int, table: pa.Table) -> UtteranceRows:
+        return utterance_rows(table, shard, self._dataset.shards(split)[shard]["records_bytes"])
 
     def _refuse_windows(self) -> None:
         if self._dataset.metadata["segments"] == "windows":
@@ -267,7 +271,7 @@ class WholeUtterances:
         rows = np.flatnonzero(pc.equal(table["utterance_id"], name).to_numpy())
         if not len(rows):
             return
-        places = utterance_rows(table, shard)
+        places = self._places(split, shard, table)
         for utterance in np.unique(np.searchsorted(places.first, rows, side="right") - 1).tolist():
             if label is None or places.label[utterance] == label:
                 yield split, shard, utterance, table["speaker_id"][int(places.first[utterance])].as_py()

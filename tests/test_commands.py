@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -107,6 +108,16 @@ def test_inspect(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert f"{line}\n" in text
     assert re.search(r"train │ +8 │ +16 │ +16 │", text)
+
+
+def test_inspect_of_metadata_without_its_counts_is_an_error(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was a KeyError."""
+    metadata = metadata_of(copied)
+    del metadata["counts"], metadata["splits"]["test"]["seconds"]
+    (copied / "metadata.json").write_text(json.dumps(metadata))
+    status, text, errors = ge2e(capsys, "inspect", copied)
+    assert (status, text) == (1, "")
+    assert errors.startswith(f"ge2e: DatasetError: {copied}/metadata.json: counts missing: the file is damaged")
 
 
 @pytest.mark.parametrize("name", ["inspect", "verify"])

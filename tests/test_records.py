@@ -50,6 +50,26 @@ def data_of(framed):
     return framed[HEADER_BYTES:-FOOTER_BYTES]
 
 
+class Short(io.BytesIO):
+    """A file that tells how much was asked for at once."""
+
+    most = 0
+
+    def read(self, size=-1):
+        self.most = max(self.most, size)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("length", [2**33, 2**63 - 1, 2**64 - 1])
+def test_a_length_beyond_the_file_asks_for_no_memory(length):
+    """With a checksum that is right: it ended in a MemoryError, or in an OverflowError."""
+    packed = struct.pack("<Q", length)
+    stream = Short(packed + struct.pack("<I", masked_crc(packed)) + bytes(100))
+    with pytest.raises(CorruptRecordError, match=f"here at offset 0: expected {length + 4} more bytes, got 100"):
+        list(read_records(stream, "here"))
+    assert stream.most <= 1 << 26
+
+
 # Pinned bytes: a change here makes other datasets than before, so it needs another format version.
 
 

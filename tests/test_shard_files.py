@@ -137,6 +137,13 @@ def test_a_missing_file_is_told(root: Path, s3: S3Server):
             shards.read_whole(1, memoryview(bytearray(100)))
 
 
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path):
+    """Opening one for reading waits until somebody opens it for writing."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DatasetError, match="pipe cannot be read at offset 5: "):
+        list(LocalShards([tmp_path / "pipe"]).read([(0, 5, 10)]))
+
+
 def test_each_place_needs_its_target(root: Path):
     with pytest.raises(ValueError, match="zip"):
         open_kind("local", root).read_into([(0, 0)], [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 
 import google_crc32c
@@ -519,6 +520,9 @@ def test_a_shard_that_metadata_leaves_out_is_found(root):
     metadata = metadata_of(root)
     del metadata["shards"]["train"][1]
     (root / "metadata.json").write_text(json.dumps(metadata))
+    assert "metadata.json: expected 6, the records of the shards at /splits/train/index/rows, got 9" in fault(root)
+    metadata["splits"]["train"]["index"]["rows"] = 6
+    (root / "metadata.json").write_text(json.dumps(metadata))
     assert "metadata.json: expected files to be " in fault(root)
 
 
@@ -592,3 +596,80 @@ def test_comparison_refuses_what_cannot_be_compared(root, made, manifest, tmp_pa
     fewer.write_text("".join(row for row in rows if "spk04/utt02" not in row))
     with pytest.raises(DatasetError, match=r"split 'test': 6 records in .*, 5 in"):
         compare(original, Dataset.open(make(fewer, tmp_path / "4")))
+
+
+# What fuzzing found.
+
+
+@pytest.mark.parametrize("pattern", FILES)
+def test_a_hole_of_any_length_is_not_read(root, pattern):
+    """A file that had grown to 1 TiB was read to its end before it was found to be another one."""
+    (path,) = root.glob(pattern)
+    size = path.stat().st_size
+    os.truncate(path, 1 << 40)
+    assert fault(root).startswith(f"{path}: expected {size} bytes, got {1 << 40}")
+
+
+def test_a_recipe_that_leaves_a_default_out_is_found(root):
+    metadata = metadata_of(root)
+    del metadata["recipe"]["feature"]["pad_mode"]
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    assert "metadata.json: expected recipe to be " in fault(root)
+
+
+@pytest.mark.parametrize("datasets", [["other"], [], ["synth", "synth"]])
+def test_sources_that_are_not_those_of_the_rows_are_found(root, datasets):
+    """The index holds their numbers; `sources=` of a loader chose other recordings than were asked for."""
+    metadata = metadata_of(root)
+    assert metadata["datasets"] == ["synth"]
+    metadata["datasets"] = datasets
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    assert "atasets" in fault(root)
+
+
+@pytest.mark.parametrize("name", ["records_sha256", "index_sha256"])
+def test_an_empty_shard_has_the_checksum_of_nothing(root, name):
+    metadata = metadata_of(root)
+    assert not metadata["shards"]["train"][3]["records"]
+    metadata["shards"]["train"][3][name] = "0" * 64
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    assert "to have the sha256 of no bytes" in fault(root)
+
+
+def test_statistics_of_another_split_are_found(root):
+    metadata = metadata_of(root)
+    metadata["statistics"]["split"] = "test"
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    assert "expected split of the statistics to be 'train', got 'test'" in fault(root)
+
+
+def test_a_record_without_one_of_its_fields_is_found(root):
+    """It was a KeyError."""
+
+    def change(number, values, fields):
+        fields.pop(schema.KEY_SPEAKER)
+        return values, fields
+
+    assert "speaker_id='synth/spk01', the record 'missing'" in fault_of_records(root, change)
+
+
+def fault_of_records(root, change):
+    """The first fault of a shard whose records have other fields, in places that its index knows."""
+    (path,) = root.glob("train/features-*-00001-of-*.tfrecord")
+    (index,) = root.glob("train/features-*-00001-of-*.index.parquet")
+    change_records(root, "train/features-*-00001-of-*.tfrecord", change)
+    offsets, lengths = [], []
+    with path.open("rb") as stream:
+        for offset, data in read_records(stream, "x"):
+            offsets.append(offset)
+            lengths.append(len(data) + 16)
+    rows = pq.read_table(index).to_pylist()
+    frames = [row["frames"] * 8 * 4 for row in rows]
+    ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
+
+    def place(rows):
+        for row, offset, length, end, size in zip(rows, offsets, lengths, ends, frames, strict=True):
+            row.update(offset=offset, length=length, payload_offset=end - 4 - size)
+
+    change_table(root, "train/features-*-00001-of-*.index.parquet", place)
+    return fault(root)

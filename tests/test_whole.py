@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_dataset import Speaker, write_dataset
 
@@ -133,6 +133,7 @@ def test_parts_are_joined_in_the_order_of_their_starts(tmp_path: Path):
         assert np.array_equal(found["ns/c", "u0"], splits["train"]["ns/c"][0][0])
 
 
+@settings(deadline=None)
 @given(pad_to=st.integers(1, 50))
 def test_values_are_filled_up_with_silence_to_a_multiple(tmp_path_factory: pytest.TempPathFactory, pad_to: int):
     root = tmp_path_factory.getbasetemp() / "padded"
