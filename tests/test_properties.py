@@ -134,7 +134,7 @@ def test_any_bytes_are_rows_that_lie_in_the_manifest(manifest: tuple[str, bytes]
             assert not row.audio_path.startswith("../")
 
 
-@examples(200)
+@examples(150)
 @given(MANIFESTS)
 def test_rows_that_are_written_are_read_again(manifest: tuple[str, bytes]) -> None:
     rows = [row for row in read(*manifest) or [] if isinstance(row, Utterance)]
@@ -168,7 +168,7 @@ def check_recipe(recipe: Recipe) -> None:
     assert canonical_json(again.to_dict()) == text
 
 
-@examples(300)
+@examples(120)
 @given(st.sampled_from(sorted(PRESETS)), st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))
 def test_fields_of_any_value_give_a_recipe_or_a_config_error(preset: str, fields: dict[str, Any]) -> None:
     try:
@@ -179,7 +179,7 @@ def test_fields_of_any_value_give_a_recipe_or_a_config_error(preset: str, fields
     check_recipe(recipe)
 
 
-@examples(150)
+@examples(100)
 @given(
     st.dictionaries(st.sampled_from(sorted(Recipe().to_dict())) | st.text(max_size=3) | st.integers(), VALUES) | VALUES
 )
@@ -191,7 +191,7 @@ def test_a_recipe_of_any_form_is_one_or_a_config_error(stages: Any) -> None:
     check_recipe(recipe)
 
 
-@examples(300)
+@examples(150)
 @given(
     st.text(max_size=30)
     | st.builds(lambda name, value: f"{name}={value}", st.sampled_from(FIELDS), st.text(max_size=20))
@@ -242,7 +242,7 @@ PLANS = st.builds(
 )
 
 
-@examples(300)
+@examples(150)
 @given(PLANNED, PLANS, st.integers(1, 4))
 def test_every_row_comes_to_one_shard_of_its_speakers_split(
     rows: list[Utterance], config: PlanConfig, readers: int
@@ -315,7 +315,7 @@ def test_what_is_encoded_is_decoded(record: tuple[Any, ...]) -> None:
     assert again.tobytes() == values.tobytes()
 
 
-@examples(300)
+@examples(150)
 @given(st.data(), RECORDS)
 def test_records_that_were_changed_are_found(data: st.DataObject, record: tuple[Any, ...]) -> None:
     """By their checksums, unless the change is none."""
@@ -329,7 +329,7 @@ def test_records_that_were_changed_are_found(data: st.DataObject, record: tuple[
     assert changed == framed * len(found)
 
 
-@examples(500)
+@examples(300)
 @given(st.data(), RECORDS)
 def test_messages_of_any_bytes_are_values_or_a_corrupt_record(data: st.DataObject, record: tuple[Any, ...]) -> None:
     """Under a checksum that fits, as whoever makes a file can make that too."""
