@@ -73,19 +73,17 @@ def again_if_a_worker_dies(attempt: Callable[[], _Out]) -> _Out:
 def worker_log() -> Iterator[Path]:
     """A file for what worker processes print: Beam's tracebacks, notes of decoders.
 
-    It is kept, and named, only if the block ends with an error that is not one of ours.
+    It is kept, and named, only if the block ends with an error that is not one of ours, or as a worker died.
     """
     with tempfile.NamedTemporaryFile(prefix="ge2e-workers-", suffix=".log", delete=False) as file:
         path = Path(file.name)
     try:
         yield path
-    except (Ge2eError, KeyboardInterrupt):
-        path.unlink()
-        raise
-    except BaseException:
-        if path.stat().st_size:
-            logging.getLogger(__name__).error("what the worker processes printed is in %s", path)
-        else:
+    except BaseException as error:
+        told = isinstance(error, Ge2eError | KeyboardInterrupt) and not isinstance(error, WorkerError)
+        if told or not path.stat().st_size:
             path.unlink()
+        else:
+            logging.getLogger(__name__).error("what the worker processes printed is in %s", path)
         raise
     path.unlink()

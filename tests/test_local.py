@@ -9,7 +9,7 @@ import pytest
 from jobs import run_command
 from synth import small_corpus
 
-from ge2e_transforms.errors import PlanError
+from ge2e_transforms.errors import PlanError, WorkerError
 from pipeline.local import worker_log
 
 
@@ -32,10 +32,13 @@ def test_the_log_goes_where_nobody_needs_it(error: BaseException | None) -> None
     assert not kept[0].exists()
 
 
-def test_the_log_of_a_bug_is_kept_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.ERROR), pytest.raises(RuntimeError), worker_log() as path:
+@pytest.mark.parametrize("error", [RuntimeError(), WorkerError("a worker process ended with status 1")])
+def test_the_log_of_a_bug_and_of_a_dead_worker_is_kept_and_named(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR), pytest.raises(type(error)), worker_log() as path:
         path.write_text("Traceback of a worker")
-        raise RuntimeError
+        raise error
     assert str(path) in caplog.text
     assert path.read_text() == "Traceback of a worker"
     path.unlink()
