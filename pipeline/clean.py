@@ -65,7 +65,9 @@ def clean(output: str, *, dry_run: bool = False, unfinished: bool = False) -> Cl
         )
     if not dry_run:
         storage.remove(storage.join(output, name) for name in names)
-        for folder in sorted({str(PurePosixPath(name).parent) for name in [*names, *metadata.get("replaced", ())]}):
+        touched = {str(PurePosixPath(name).parent) for name in [*names, *metadata.get("replaced", ())]}
+        # Of what was replaced before that metadata names nothing any more.
+        for folder in sorted(touched | set(schema.SPLIT_ORDER)):
             if schema.SPLIT_NAME.fullmatch(folder):
                 storage.remove_empty(storage.join(output, folder))
     return Cleaned(names, sum(sizes[name] for name in names))

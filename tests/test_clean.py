@@ -112,9 +112,9 @@ def test_temporary_files_of_the_dead_and_of_yesterday_go(dataset: Path) -> None:
 def test_folders_of_splits_that_were_replaced_go_if_they_are_empty(dataset: Path) -> None:
     """Commit removes the files of a dataset that it replaces, and left the folders of splits that are no more."""
     metadata = metadata_of(dataset)
-    metadata["replaced"] = [f"{split}/index-{OTHER}.arrow" for split in ("valid", "gone", "notes")]
+    metadata["replaced"] = [f"{split}/index-{OTHER}.arrow" for split in ("dev", "gone", "notes")]
     (dataset / "metadata.json").write_text(json.dumps(metadata))
-    for name in ("valid", "mine", "notes"):
+    for name in ("valid", "dev", "mine", "notes"):  # `valid` of a dataset that was replaced before that one
         (dataset / name).mkdir()
     put(dataset, "notes/today.txt")
     assert clean(str(dataset), dry_run=True).names == []
