@@ -192,9 +192,8 @@ def spoil(case: Case, operations: list[Operation], operation: Operation, error: 
     return raised is not None
 
 
-@pytest.mark.parametrize("error", ["EIO", "ETIMEDOUT"])
 def test_a_disk_that_fails_once_at_everything_makes_no_ledger_row(
-    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """A whole job; each look at manifest, audio and archive, and each opening and read, fails at first."""
     manifest = small_corpus(tmp_path / "corpus", speakers=2, utterances=2, seconds=0.6)
@@ -205,7 +204,7 @@ def test_a_disk_that_fails_once_at_everything_makes_no_ledger_row(
     flags = ("--features", "raw")
     expected = run_here(manifest, tmp_path / "expected", *flags).metadata
     with injected(tmp_path / "corpus") as faults:
-        faults.fail_each_once(getattr(errno, error))
+        faults.fail_each_once(errno.ETIMEDOUT)
         metadata = run_here(manifest, tmp_path / "out", *flags).metadata
         asked = {Path(operation.name).name for operation in faults.operations}
     assert {"manifest.csv", "utt00.wav", "spk01.tar"} <= asked
