@@ -79,7 +79,10 @@ def _check_metadata(dataset: Dataset) -> None:
         "generation": (metadata["generation"], metadata["history"][-1]["generation"]),
         "rows of the manifests": (sum(entry["rows"] for entry in manifests), metadata["counts"]["rows"]),
     }
-    stated |= {f"shards of {name}": (entry["shards"], len(dataset.shards(name))) for name, entry in splits.items()}
+    for name, entry in splits.items():
+        seconds = round(recipe.seconds(entry["frames"], entry["records"]), 3)
+        stated |= {f"shards of {name}": (entry["shards"], len(dataset.shards(name)))}
+        stated |= {f"seconds of {name}": (entry["seconds"], seconds)}
     for name, (found, expected) in stated.items():
         if found != expected:
             raise DatasetError(f"{where}: expected {name} to be {expected!r}, got {found!r}: the file was changed")
@@ -161,6 +164,7 @@ def _check_shard(
             _check_record(f"{path} at offset {offset}", row, offset, data, values, fields, dataset.recipe.n_bins)
             _check_speaker(f"{path} at offset {offset}", row, split, speakers)
             _check_source(f"{path} at offset {offset}", row, dataset.metadata["datasets"])
+            _check_figures(f"{path} at offset {offset}", row, values)
             frames += len(values)
             if split == schema.TRAIN_SPLIT:
                 statistics.add(values)
@@ -222,6 +226,20 @@ def _check_speaker(where: str, row: dict[str, Any], split: str, speakers: dict[s
             f"{where}: speaker {row['speaker_id']!r} has label {row['label']} in split {split!r} here, but "
             f"{listed} in the speakers table"
         )
+
+
+def _check_figures(where: str, row: dict[str, Any], values: npt.NDArray[Any]) -> None:
+    """Mean and deviation per bin, by which `normalize='utterance'` divides, are those of the record."""
+    exact = values.astype(np.float64) / (schema.PCM16_SCALE if values.dtype.kind == "i" else 1)
+    mean = exact.mean(axis=0)
+    for name, found in (("mean", mean), ("deviation", exact.std(axis=0))):
+        # The writer takes them from sums of squares, of which the last digits cancel out.
+        near = np.abs(np.array(row[name]) - found) <= 1e-5 * (1 + np.abs(mean) + np.abs(found))
+        if not np.all(near):
+            raise CorruptRecordError(
+                f"{where}: the index says {name} {row[name][int(np.argmin(near))]} of bin {int(np.argmin(near))}, the "
+                f"record {found[int(np.argmin(near))]}"
+            )
 
 
 def _check_source(where: str, row: dict[str, Any], sources: list[str]) -> None:

@@ -424,6 +424,13 @@ def test_values_that_are_not_finite_are_found(root, value):
 
 def test_other_values_are_found_by_the_statistics(root):
     change_records(root, FILES[0], lambda number, values, fields: (values + np.float32(1e-3), fields))
+    assert "the index says mean " in fault(root, CorruptRecordError)
+
+    def agreeing(rows):
+        for row in rows:
+            row["mean"] = [value + 1e-3 for value in row["mean"]]
+
+    change_table(root, FILES[0].replace("tfrecord", "index.parquet"), agreeing)
     assert "mean of the statistics does not agree with the records of the train split" in fault(root)
 
 
@@ -617,6 +624,18 @@ def test_a_recipe_that_leaves_a_default_out_is_found(root):
     assert "metadata.json: expected recipe to be " in fault(root)
 
 
+@pytest.mark.parametrize("name", ["mean", "deviation"])
+@pytest.mark.parametrize("change", [0.01, float("nan")])
+def test_figures_that_are_not_those_of_the_record_are_found(root, name, change):
+    """Readers normalise by them: an index with good checksums and other figures passed."""
+
+    def other(rows):
+        rows[1][name][3] += change
+
+    change_table(root, "train/features-*-00001-of-*.index.parquet", other)
+    assert f"the index says {name} " in fault(root, CorruptRecordError)
+
+
 @pytest.mark.parametrize("datasets", [["other"], [], ["synth", "synth"]])
 def test_sources_that_are_not_those_of_the_rows_are_found(root, datasets):
     """The index holds their numbers; `sources=` of a loader chose other recordings than were asked for."""
@@ -634,6 +653,13 @@ def test_an_empty_shard_has_the_checksum_of_nothing(root, name):
     metadata["shards"]["train"][3][name] = "0" * 64
     (root / "metadata.json").write_text(json.dumps(metadata))
     assert "to have the sha256 of no bytes" in fault(root)
+
+
+def test_seconds_that_are_not_those_of_the_frames_are_found(root):
+    metadata = metadata_of(root)
+    metadata["splits"]["train"]["seconds"] += 0.01
+    (root / "metadata.json").write_text(json.dumps(metadata))
+    assert "metadata.json: expected seconds of train to be " in fault(root)
 
 
 def test_statistics_of_another_split_are_found(root):
