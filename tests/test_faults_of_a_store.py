@@ -21,7 +21,7 @@ from ge2e_transforms.errors import StorageError
 from ge2e_transforms.stores import StoreError
 from pipeline import conditional
 from pipeline.__main__ import main
-from pipeline.commit import listed_files
+from pipeline.assembly import listed_files
 
 FLAGS = ("--features", "raw")
 
