@@ -269,7 +269,7 @@ def _check_sha256(path: Path, size: int, expected: str) -> None:
                     pass
         raise CorruptRecordError(
             f"{path}: sha256 is {found}, expected {expected}: the file was changed. The same `ge2e run` "
-            "command makes a damaged shard anew"
+            "command makes a damaged shard anew, or with --overwrite all of a dataset that was added to or erased from"
         )
 
 

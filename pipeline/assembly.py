@@ -29,7 +29,7 @@ from pipeline.write import finished
 _READERS = 16
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-_PACKAGES = ("apache-beam", "librosa", "numpy", "pyarrow", "scipy", "soundfile", "soxr")
+_PACKAGES = ("apache-beam", "librosa", "numpy", "pyarrow", "scipy", "soundfile", "soxr", "xxhash")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from pipeline.read import expand_manifests, open_manifest
 HEAVY = ("tensorflow", "keras", "torch", "jax", "matplotlib", "pandas", "sklearn", "IPython")
 _PACKAGES = (
     *("apache-beam", "numpy", "scipy", "librosa", "soundfile", "soxr", "pyarrow", "av", "google-crc32c"),
-    "threadpoolctl",
+    *("threadpoolctl", "xxhash"),
 )
 _T = TypeVar("_T")
 
