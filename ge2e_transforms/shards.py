@@ -46,7 +46,7 @@ KEPT_BYTES = 4 * _KEPT_SAMPLES
 # Label, numbers of utterance and session, and audio_hash.
 _Numbers = tuple[int, int, int, int]
 # Waits before a read that failed is tried again; then the shard fails, and the runner may try it elsewhere.
-_RETRY_WAITS_S = (1.0, 5.0)
+_RETRY_WAITS_S = (0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass
@@ -99,8 +99,7 @@ class ShardSums:
     def to_json(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in ("rows", "utterances", "speakers")},
-            "filtered": dict(sorted(self.filtered.items())),
-            "rejected": dict(sorted(self.rejected.items())),
+            **{name: dict(sorted(getattr(self, name).items())) for name in ("filtered", "rejected")},
             "ledger": [list(row) for row in self.ledger],
         }
 

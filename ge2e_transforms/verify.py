@@ -144,11 +144,7 @@ def _check_shard(
     statistics: _Statistics,
 ) -> pa.Table:
     if not entry["records"]:
-        if {entry["records_sha256"], entry["index_sha256"]} != {_NOTHING}:
-            where = dataset.root / schema.METADATA_FILE
-            raise DatasetError(
-                f"{where}: expected {entry['base']} to have the sha256 of no bytes: the file was changed"
-            )
+        _check_empty(dataset, entry)
         return dataset.shard_index(split, number)
     path, index_path = (dataset.root / name for name in schema.shard_files(entry["base"])[:2])
     _check_sha256(path, entry["records_bytes"], entry["records_sha256"])
@@ -160,11 +156,12 @@ def _check_shard(
     with path.open("rb") as stream:
         found = records.read_records(stream, str(path))
         for row, (offset, data) in zip(rows, found, strict=False):
-            values, fields = records.decode_example(data, f"{path} at offset {offset}")
-            _check_record(f"{path} at offset {offset}", row, offset, data, values, fields, dataset.recipe.n_bins)
-            _check_speaker(f"{path} at offset {offset}", row, split, speakers)
-            _check_source(f"{path} at offset {offset}", row, dataset.metadata["datasets"])
-            _check_figures(f"{path} at offset {offset}", row, values)
+            where = f"{path} at offset {offset}"
+            values, fields = records.decode_example(data, where)
+            _check_record(where, row, offset, data, values, fields, dataset.recipe.n_bins)
+            _check_speaker(where, row, split, speakers)
+            _check_source(where, row, dataset.metadata["datasets"])
+            _check_figures(where, row, values)
             frames += len(values)
             if split == schema.TRAIN_SPLIT:
                 statistics.add(values)
@@ -177,6 +174,14 @@ def _check_shard(
         if got != entry[name]:
             raise DatasetError(f"{path}: expected {name} {entry[name]}, got {got}")
     return index.select([*schema.SAMPLER_COLUMNS, "session_id"])
+
+
+def _check_empty(dataset: Dataset, entry: dict[str, Any]) -> None:
+    if {entry["records_sha256"], entry["index_sha256"]} != {_NOTHING} or entry["labels"]:
+        raise DatasetError(
+            f"{dataset.root / schema.METADATA_FILE}: expected {entry['base']} to have the sha256 of no bytes and no "
+            "labels: the file was changed"
+        )
 
 
 def _check_hashes(index_path: Path, index: pa.Table) -> None:

@@ -179,6 +179,7 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Ite
         yield waiting.popleft().result()
 
 
+@storage.tried_again
 def _publish_table(output: str, table: pa.Table, name: str) -> dict[str, Any]:
     with storage.building(storage.join(output, name)) as (path,):
         with path.open("wb") as stream:
@@ -186,6 +187,7 @@ def _publish_table(output: str, table: pa.Table, name: str) -> dict[str, Any]:
         return _described(path, table, name)
 
 
+@storage.tried_again
 def _publish_index(output: str, index: pa.Table, name: str) -> dict[str, Any]:
     with storage.building(storage.join(output, name)) as (path,):
         tables.write_index(index, path)

@@ -13,12 +13,12 @@ from typing import Any, TypeVar, cast
 
 from ge2e_transforms import schema
 from ge2e_transforms.errors import DiskError, StorageError
-from ge2e_transforms.regular_files import open_regular
+from ge2e_transforms.regular_files import NEVER_READABLE, open_regular
 
 # What a second try may mend, and the pauses before each; and what none does.
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _PAUSES_S = (1.0, 5.0)
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR)
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, *NEVER_READABLE)
 _T = TypeVar("_T")
 
 

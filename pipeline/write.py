@@ -68,6 +68,14 @@ def adoptable(output: str, task: ShardTask, *, published: bool) -> dict[str, Any
     return done
 
 
+def adopted(output: str, task: ShardTask, *, published: bool) -> dict[str, Any] | None:
+    """As `adoptable`; removes the start mark of an attempt that died just after the done file stood."""
+    done = adoptable(output, task, published=published)
+    if done is not None:
+        storage.remove([storage.join(output, start_mark(task.base))])
+    return done
+
+
 def write_shard(
     output: str,
     task: ShardTask,
@@ -184,7 +192,7 @@ class _WriteShardsFn(beam.DoFn):
         number, parcels = element
         task = plan.tasks[number]
         with recorded(self._job.output, self._job.token):
-            done = adoptable(self._job.output, task, published=plan.standing == plan.generation)
+            done = adopted(self._job.output, task, published=plan.standing == plan.generation)
             if done is None:
                 assert self._extractor is not None  # set up by Beam before any element
                 rows = list(itertools.chain.from_iterable(map(unpack, parcels)))
@@ -192,8 +200,6 @@ class _WriteShardsFn(beam.DoFn):
                 done = write_shard(self._job.output, task, rows, self._extractor, plan.sources, known, self._decoder)
                 _count(done)
             else:
-                # Of an attempt that died just after the done file stood.
-                storage.remove([storage.join(self._job.output, start_mark(task.base))])
                 metrics.counter(metrics.SHARDS_ADOPTED).inc()
         for entry in done["ledger"]:
             yield TaggedOutput(LEDGER, LedgerRow(*entry))

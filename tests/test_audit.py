@@ -104,9 +104,9 @@ def rewrite(root, pattern, change):
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
         for entry in (entry for entries in metadata["shards"].values() for entry in entries):
             if schema.shard_files(entry["base"])[1] == str(path.relative_to(root)):
-                entry["index_bytes"] = path.stat().st_size
+                entry.update(index_bytes=path.stat().st_size, index_sha256=jobs.sha256(path))
         if metadata["speakers"]["path"] == path.name:
-            metadata["speakers"].update(bytes=path.stat().st_size, rows=len(rows))
+            metadata["speakers"].update(bytes=path.stat().st_size, rows=len(rows), sha256=jobs.sha256(path))
     (root / "metadata.json").write_text(json.dumps(metadata))
 
 

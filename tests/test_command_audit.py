@@ -31,7 +31,7 @@ HOSTILE = [
     "[/]",
     ":smile:",
     "\u202egnp.exe",
-    "\x1b[31mred",
+    "\u200f[31mred",
     "a;=1+1",
     'q"u,o',
 ]

@@ -340,7 +340,9 @@ def test_values_of_a_parameter_that_may_be_repeated_and_switches(launch: ModuleT
 def test_the_message_of_a_job_that_failed_reaches_the_user(programs: dict[str, Started]) -> None:
     status, printed = programs["failed"].ended()
     assert status == 1
-    assert f"ge2e: CommitError: Dataflow pipeline failed. State: FAILED, Error:\n{FAULT}\nMend this and run" in printed
+    assert (
+        f"ge2e: CommitError: Dataflow pipeline failed. State: FAILED, Error:\\n{FAULT}\\nMend this and run" in printed
+    )
 
 
 def test_ctrl_c_cancels_the_job(programs: dict[str, Started]) -> None:

@@ -180,8 +180,8 @@ def test_a_dataset_of_someone_else_does_not_act_on_the_terminal(
 ) -> None:
     metadata = json.loads((made.dataset.root / "metadata.json").read_text())
     evil = "\x1b]0;title\x07\x1b[2J\u202e[link=http://h]\nrows         0, written 0"
-    metadata |= {"generation": evil, "datasets": [evil], "features": evil, "fingerprint": evil}
-    metadata["splits"] = {evil: metadata["splits"]["train"]}
+    metadata["datasets"] = [evil]
+    metadata["counts"]["rejected"] = {evil: 1}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     text = printed(capsys, "inspect", tmp_path)
     assert only_signs(text)

@@ -57,7 +57,7 @@ def test_what_a_writer_gives_is_taken_as_it_is(made: Path) -> None:
 
 def test_unknown_keys_are_left_alone_wherever_they_are(made: Path) -> None:
     found = content_of(made)
-    found["erased"] = [{"at": None}]
+    found["later"] = [{"at": None}]
     found["shards"]["train"][0]["labels"] = [0, 7]
     found["splits"]["train"]["new"] = float("nan")
     assert str(parse(found)) == str(found)
@@ -120,7 +120,7 @@ def test_each_key_that_readers_need_is_missed(made: Path) -> None:
 
 def test_what_only_verify_and_inspect_need_is_missed_by_these(made: Path) -> None:
     found = parse(content_of(made))
-    with pytest.raises(DatasetError, match=r"here: counts, .*, plan missing: the file is damaged"):
+    with pytest.raises(DatasetError, match=r"here: counts, .*, token missing: the file is damaged"):
         metadata.require_complete(found, "here")
 
 

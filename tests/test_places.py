@@ -25,7 +25,7 @@ from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, LedgerRow, ManifestError
 from ge2e_transforms.manifest import read_rows, write_manifest
 from ge2e_transforms.places import permitted
-from ge2e_transforms.planning import ManifestSummary, PlanConfig, generation_of
+from ge2e_transforms.planning import ManifestSummary, PlanConfig, content_of
 from ge2e_transforms.utterance import Utterance
 from pipeline import doctor, examine, main, read
 from pipeline.commands import manifest as manifest_command
@@ -225,11 +225,11 @@ def test_schemes_are_part_of_the_generation() -> None:
     read_summary = [ManifestSummary("/m.csv", "0" * 64, 10, 3)]
 
     def generation(*schemes: str) -> str:
-        return generation_of(read_summary, PlanConfig(), Recipe(), 0, schemes)
+        return content_of(read_summary, PlanConfig(), Recipe(), allow_schemes=schemes)
 
     assert len({generation(), generation("hdfs"), generation("azfs"), generation("azfs", "hdfs")}) == 4
     assert generation("azfs", "hdfs") == generation("hdfs", "azfs", "azfs")
-    assert generation() == generation_of(read_summary, PlanConfig(), Recipe(), 0)
+    assert generation() == content_of(read_summary, PlanConfig(), Recipe())
 
 
 # Manifests that are no files.

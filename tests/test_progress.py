@@ -40,7 +40,7 @@ class Terminal(io.StringIO):
 
 
 def watchers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "_watch" in thread.name]
+    return [thread.name for thread in threading.enumerate() if "(_watch)" in thread.name]
 
 
 def test_counts_what_was_finished_since(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +19,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from jobs import Planned, counters, digests, done_contents, files_in, job, pids, planned, stamps, write_rows
 
-from ge2e_transforms import shards
+from ge2e_transforms import audio, shards
 from ge2e_transforms.errors import LedgerRow, PlanError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import Plan, PlanConfig
@@ -282,15 +282,15 @@ def test_a_bug_fails_the_job_and_becomes_no_ledger_row(
 def test_a_disk_that_fails_for_a_moment_fails_the_job_and_becomes_no_ledger_row(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_open = Path.open
+    really_open = audio.open_regular
 
-    def failing(self: Path, *arguments: Any, **named: Any) -> Any:
-        if self.name == "1.wav":
-            raise OSError(errno.EIO, "Input/output error", str(self))
-        return really_open(self, *arguments, **named)
+    def failing(path: str) -> BinaryIO:
+        if path.endswith("1.wav"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return really_open(path)
 
-    monkeypatch.setattr(Path, "open", failing)
-    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(audio, "open_regular", failing)
+    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0,) * 4)
     config = job(tmp_path / "out", corpus)
     made = planned(config)
     with pytest.raises(Exception, match="Input/output error"):
@@ -303,16 +303,16 @@ def test_a_disk_that_fails_for_a_moment_fails_the_job_and_becomes_no_ledger_row(
 
 
 def test_a_disk_that_fails_once_is_tried_again(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_open = Path.open
+    really_open = audio.open_regular
     failures = [errno.EIO, errno.ESTALE]
 
-    def failing(self: Path, *arguments: Any, **named: Any) -> Any:
-        if self.name == "1.wav" and failures:
-            raise OSError(failures.pop(), "for a moment", str(self))
-        return really_open(self, *arguments, **named)
+    def failing(path: str) -> BinaryIO:
+        if path.endswith("1.wav") and failures:
+            raise OSError(failures.pop(), "for a moment", path)
+        return really_open(path)
 
-    monkeypatch.setattr(Path, "open", failing)
-    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(audio, "open_regular", failing)
+    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0,) * 4)
     config = job(tmp_path / "out", corpus)
     write(config, planned(config), faults(corpus))
     assert failures == []
