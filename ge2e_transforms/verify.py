@@ -178,10 +178,8 @@ def _check_shard(
 
 def _check_empty(dataset: Dataset, entry: dict[str, Any]) -> None:
     if {entry["records_sha256"], entry["index_sha256"]} != {_NOTHING} or entry["labels"]:
-        raise DatasetError(
-            f"{dataset.root / schema.METADATA_FILE}: expected {entry['base']} to have the sha256 of no bytes and no "
-            "labels: the file was changed"
-        )
+        where = dataset.root / schema.METADATA_FILE
+        raise DatasetError(f"{where}: expected {entry['base']} to have the sha256 of no bytes: the file was changed")
 
 
 def _check_hashes(index_path: Path, index: pa.Table) -> None:

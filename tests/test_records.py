@@ -65,9 +65,7 @@ def test_a_length_beyond_the_file_asks_for_no_memory(length):
     """With a checksum that is right: it ended in a MemoryError, or in an OverflowError."""
     packed = struct.pack("<Q", length)
     stream = Short(packed + struct.pack("<I", masked_crc(packed)) + bytes(100))
-    with pytest.raises(
-        CorruptRecordError, match="here at offset 0: (expected .* more bytes, got 100|a record of .* expected at most)"
-    ):
+    with pytest.raises(CorruptRecordError, match=r"here at offset 0: (expected \d+ more bytes|a record of \d+ bytes)"):
         list(read_records(stream, "here"))
     assert stream.most <= 1 << 26
 
