@@ -6,13 +6,14 @@ import csv
 import itertools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jobs
 import numpy as np
 import pytest
+import s3_server
 from jobs import data_digests, files_in, metadata_of, run_command, sha256, stamps, unlisted, write_all, write_rows
 from synth import small_corpus, speechlike, write
 
@@ -25,6 +26,7 @@ from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.verify import verify
 from pipeline import growth, publishing
 from pipeline.__main__ import main
+from pipeline.clean import clean
 from pipeline.commit import commit
 from pipeline.options import JobConfig
 from pipeline.plan import plan_job
@@ -44,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 _TOKENS = map(str, itertools.count())
 
 
-def job(output: Path, *manifests: Path | str, **fields: Any) -> JobConfig:
+def job(output: Path | str, *manifests: Path | str, **fields: Any) -> JobConfig:
     """A submission of its own."""
     return jobs.job(output, *manifests, **{"token": next(_TOKENS), **fields})
 
@@ -372,6 +374,24 @@ def test_a_key_that_is_none_is_refused_before_the_work(
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_server.S3Server]:
+    with s3_server.s3_server() as running:
+        yield from s3_server.in_environment(running, monkeypatch)
+
+
+def test_on_a_store(s3: s3_server.S3Server, rows: list[Row], tmp_path: Path) -> None:
+    place = f"s3://{s3_server.BUCKET}/grown"
+    late = {**rows[4], "audio_path": str(tmp_path / "late.wav")}
+    made(job(place, listed(tmp_path / "m.csv", [*of(rows, "02", "01"), late]), max_rejected=0.5))
+    made(job(place, listed(tmp_path / "a.csv", of(rows, "01", "12")), kind="add"))
+    write(tmp_path / "late.wav", speechlike(50, 1.5), 16000)
+    metadata = made(job(place, tmp_path / "m.csv", kind="retry", max_rejected=1.0))
+    assert metadata["counts"] == {"rows": 9, "written": 8, "filtered": {"already_there": 1}, "rejected": {}}
+    assert metadata["splits"]["train"]["speakers"] == 3
+    assert clean(place).names == []
 
 
 def test_what_a_plan_reads_of_a_dataset_is_small(output: Path) -> None:
