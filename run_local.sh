@@ -111,7 +111,7 @@ case "${1-demo}" in
     shift
     install test
     cd "$repo"
-    "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
+    "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
     ;;
   install)
     case "${2-demo}" in

@@ -83,7 +83,7 @@ def named_errors(beam_options: PipelineOptions) -> Iterator[None]:
 
 def _refuse_local_paths(job: JobConfig) -> None:
     """Workers of Dataflow have disks of their own: what they write there is gone with them."""
-    local = [path for path in (*job.manifests, job.output) if storage.is_local(path)]
+    local = [path for path in (*job.manifests, job.output, job.pseudonym_key) if path and storage.is_local(path)]
     if local:
         raise ConfigError(
             f"{local[0]} is a local path, which workers of Dataflow cannot reach: expected gs:// or s3://"

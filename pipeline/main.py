@@ -28,7 +28,7 @@ from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.stores import StoreError
 from pipeline import dataflow, graph, hygiene, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
-from pipeline.read import expand_manifests
+from pipeline.read import expand_manifests, read_key
 
 _NAMED_ERROR = re.compile(r"ge2e_transforms\.\w+\.(StorageError|DiskError|StoreError): (.+)")
 
@@ -78,6 +78,8 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
     template = dataflow.template_location(beam_options)
     if template:
         job = replace(job, token=options.TEMPLATE + job.token)
+    if job.pseudonym_key:
+        read_key(job.pseudonym_key)
     if all(map(storage.is_local, job.manifests)):
         expand_manifests(job.manifests)  # told here, not when the workers have started
     storage.prepare(job.output)

@@ -48,8 +48,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{mark}: needs {need}; never skipped where CI=true")
 
 
+SLOW_FILES = [
+    *("test_flink.py", "test_end_to_end.py", "test_job_on_a_store.py", "test_kill.py", "test_dataflow.py"),
+    *("test_hygiene.py", "test_doctor.py", "test_jobs_at_once.py", "test_watchdog.py", "test_growth.py"),
+]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests by their fixtures, so that `-m 'not needs_prism'` leaves them out and no mark is forgotten."""
+    """Mark the tests by their fixtures, so that `-m 'not needs_prism'` leaves them out and no mark is forgotten.
+
+    Files that take long come first: of two processes none is then left alone with one of them.
+    """
+    items.sort(key=lambda item: SLOW_FILES.index(item.path.name) if item.path.name in SLOW_FILES else len(SLOW_FILES))
     for item in items:
         for fixture, mark in MARK_OF_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):

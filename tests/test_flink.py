@@ -157,7 +157,7 @@ def test_a_part_that_does_not_start_is_named_and_nothing_stays(flink: Cluster, t
     with (
         pytest.raises(
             ClusterError,
-            match=r"(?s)ended with status 1; the end of .*log:\n.*not find or load main class",
+            match=r"(?s)ended with status 1; the end of .*log:\n.*ClassNotFoundException",
         ),
         broken,
     ):

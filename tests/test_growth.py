@@ -365,15 +365,17 @@ def test_the_same_rows_and_key_give_the_same_pseudonyms_wherever_they_are_writte
     ("content", "message"), [(None, "cannot be read"), (b"short", "has 5 bytes: expected 16 to 64")]
 )
 def test_a_key_that_is_none_is_refused_before_the_work(
-    rows: list[Row], tmp_path: Path, content: bytes | None, message: str
+    rows: list[Row], tmp_path: Path, content: bytes | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = listed(tmp_path / "m.csv", of(rows, "0", "0"))
     if content is not None:
         (tmp_path / "key").write_bytes(content)
-    done = run_command("run", "--manifest", manifest, "--output", tmp_path / "out", "--pseudonymize", tmp_path / "key")
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    job = ("--manifest", str(manifest), "--output", str(tmp_path / "out"), "--pseudonymize", str(tmp_path / "key"))
+    assert main(["run", *job]) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 SEED = 20
 KILLS = 10  # of each case
-WORKER_KILLS = 3
+WORKER_KILLS = 1
 
 
 @pytest.fixture(scope="module")

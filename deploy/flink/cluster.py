@@ -76,7 +76,10 @@ _NOT_STAGED = Path("gradle", "wrapper")
 
 
 class ClusterError(Ge2eError, RuntimeError):
-    """A part of the cluster cannot be had, does not start, or ended."""
+    """A part of the cluster cannot be had, does not start, or ended. The end of a log has lines of its own."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)
 
 
 class Parts(NamedTuple):
