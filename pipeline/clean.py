@@ -17,11 +17,8 @@ from ge2e_transforms.errors import DatasetError
 from pipeline import storage
 from pipeline.assembly import listed_files
 
-# Names that are no part of any dataset: verdicts, what a killed doctor leaves, marks of shards that were begun.
-_PASSING = re.compile(
-    r"failed-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)"
-    rf"|{schema.SPLIT_NAME.pattern}/features-[0-9a-f]{{8}}-\d{{5,}}-of-\d{{5,}}\.started\.json"
-)
+# Names that are no part of any dataset: verdicts, and what a killed doctor leaves.
+_PASSING = re.compile(r"failed-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)")
 
 
 @dataclass(frozen=True)

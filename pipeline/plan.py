@@ -68,7 +68,9 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
         done = edition is None
     else:
         check_growth(job.output, present, job.recipe, pseudonyms)
-        done = present["token"] == job.token or {"kind": "add", "content": content} in _added(present)
+        done = present["token"] == job.token or any(
+            (step["kind"], step["content"]) == ("add", content) for step in present["history"]
+        )
         growing = None if done else growth.growth_of(job.output, job.kind, present)
     if done:
         return nothing_to_do(present, summaries)
@@ -84,10 +86,6 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
         allow_schemes=job.allow_schemes,
     )
     return dataclasses.replace(plan, standing=present.get("generation", ""))
-
-
-def _added(present: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"kind": entry["kind"], "content": entry["content"]} for entry in present["history"]]
 
 
 def check_growth(output: str, present: dict[str, Any], recipe: Recipe, pseudonyms: str) -> None:
