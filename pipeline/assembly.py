@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 from ge2e_transforms import __version__, schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import sha256_of
-from ge2e_transforms.errors import CommitError, LedgerRow
+from ge2e_transforms.errors import CommitError, DatasetError, LedgerRow
+from ge2e_transforms.metadata import parse, require_complete
 from ge2e_transforms.records import crc32c_of
 from pipeline import publishing, storage, tables
 from pipeline.growth import read_table
@@ -84,9 +86,11 @@ def assemble(
     by_split = {split: by_split[split] for split in sorted(by_split, key=schema.split_key)}
     recipe, generation = Recipe.from_dict(facts["recipe"]), facts["generation"]
     metadata: dict[str, Any] = {**facts, "splits": {}, "shards": {}}
+    # Not told from the names of the shards: erasing may have given all of them one generation.
+    layered = any(step["kind"] in ("add", "retry") for step in facts["history"])
     speakers = []
     for split, own in by_split.items():
-        index, people = _split_tables(output, recipe, split, own)
+        index, people = _split_tables(output, recipe, split, own, layered=layered)
         speakers.append(people)
         metadata["splits"][split] = tables.split_counts([part.done for part in own], people, recipe)
         name = schema.split_index_file(split, generation)
@@ -96,9 +100,19 @@ def assemble(
     metadata["speakers"] = _publish_table(output, pa.concat_tables(speakers), schema.speakers_file(generation))
     metadata["ledger"] = _publish_table(output, tables.ledger_table(ledger), schema.ledger_file(generation))
     metadata["replaced"] = _replaced(output, previous.metadata, metadata)
+    _refuse_unreadable(output, metadata)
     publishing.write(output, metadata, previous.version)
     remove_replaced(output, metadata)
     return metadata
+
+
+def _refuse_unreadable(output: str, metadata: Mapping[str, Any]) -> None:
+    """What stood is removed once this is published, so it must be what readers take."""
+    try:
+        path = storage.join(output, schema.METADATA_FILE)
+        require_complete(parse(json.dumps(metadata).encode(), path), path)
+    except DatasetError as error:
+        raise CommitError(f"{error}. This was made just now and is a defect: nothing was published") from error
 
 
 def _entry(part: Part) -> dict[str, Any]:
@@ -153,7 +167,9 @@ def run_versions() -> dict[str, str]:
     return versions
 
 
-def _split_tables(output: str, recipe: Recipe, split: str, parts: Sequence[Part]) -> tuple[pa.Table, pa.Table]:
+def _split_tables(
+    output: str, recipe: Recipe, split: str, parts: Sequence[Part], *, layered: bool
+) -> tuple[pa.Table, pa.Table]:
     """Index and speakers of a split; the entries of its shards get the lowest and highest label of each."""
 
     def read(part: Part) -> pa.Table | None:
@@ -163,7 +179,6 @@ def _split_tables(output: str, recipe: Recipe, split: str, parts: Sequence[Part]
         part.labels[:] = pc.min_max(table["label"]).as_py().values()
         return table
 
-    layered = len({part.done["generation"] for part in parts}) > 1
     with ThreadPoolExecutor(_READERS) as pool:
         return tables.split_tables(_ahead(pool, read, parts), split, recipe, layered=layered)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +71,10 @@ def erase(output: str, speakers: Sequence[str], progress: Callable[[str], None] 
     tombstones = tombstones.with_speakers(gone)
     generation = _generation(stood["generation"], tombstones)
     parts, concerned = [], 0
-    for part in read_parts(output, standing_bases(stood)):
-        rewritten = _rewritten(output, part, gone, generation, progress)
+    standing = read_parts(output, standing_bases(stood))
+    for part, (shard, shards) in zip(standing, _places(standing), strict=True):
+        named = {"generation": generation, "shard": shard, "shards": shards}
+        rewritten = _rewritten(output, part, gone, named, progress)
         parts.append(rewritten or part)
         concerned += rewritten is not None
     left, rows = _without(ledger, gone), sum(row.speaker_id in gone for row in ledger)
@@ -102,8 +105,18 @@ def _generation(standing: str, tombstones: Tombstones) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
+def _places(parts: Sequence[Part]) -> Iterator[tuple[int, int]]:
+    """Number of each shard in its split, and how many there are; two jobs may both have written a shard 0 of 6."""
+    shards = Counter(part.done["split"] for part in parts)
+    before: Counter[str] = Counter()
+    for part in parts:
+        split = part.done["split"]
+        yield before[split], shards[split]
+        before[split] += 1
+
+
 def _rewritten(
-    output: str, part: Part, gone: Collection[str], generation: str, progress: Callable[[str], None]
+    output: str, part: Part, gone: Collection[str], named: Mapping[str, Any], progress: Callable[[str], None]
 ) -> Part | None:
     """A shard without the speakers, under its new name; None if it holds nothing of them."""
     done, source = part.done, [storage.join(output, name) for name in schema.shard_files(part.base)]
@@ -111,7 +124,7 @@ def _rewritten(
     holds = index is not None and pc.any(pc.is_in(index["speaker_id"], growth.texts(gone))).as_py()
     if not holds and not erasing.mentions(done, gone):
         return None
-    base = schema.shard_base(done["split"], generation, done["shard"], done["shards"])
+    base = schema.shard_base(done["split"], **named)
     progress(part.base)
     target = [storage.join(output, name) for name in schema.shard_files(base)]
     if index is None:
@@ -120,7 +133,7 @@ def _rewritten(
         with storage.reading(source[0]) as stream, storage.building(*target[:2]) as paths:
             done = erasing.without(gone, done, stream, index, paths)
     faults = {location: state for location, state in done["faults"].items() if location in (*faulty(done), UNKNOWN)}
-    done |= {"generation": generation, "faults": faults}
+    done = {**done, **named, "faults": faults}
     storage.write_bytes(target[2], json.dumps(done).encode())
     return Part(base, done)
 

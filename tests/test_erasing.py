@@ -15,6 +15,7 @@ from jobs import data_digests, files_in, job, metadata_of, stamps, unlisted, wri
 from s3_server import S3Server
 from synth import speechlike, write
 
+from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CommitError, DatasetError
@@ -175,6 +176,58 @@ def test_a_speaker_in_several_shards_and_jobs(manifest: Path, tmp_path: Path) ->
     # The fifth is Bert's recording, too, and stays with him.
     assert_nothing_is_left(output, ANNA, stored[:4])
     verify(Dataset.open(output))
+
+
+@pytest.mark.parametrize("min_shards", [1, 2])
+def test_a_speaker_in_shards_of_two_jobs_with_the_same_number(min_shards: int, manifest: Path, tmp_path: Path) -> None:
+    """Both jobs had a shard 0 of as many: written anew they took one name, and one was lost.
+
+    With one shard each, all of the split is written anew: it still is of two jobs, and speakers return.
+    """
+    output, sounds = tmp_path / "out", manifest.parent
+    added = [
+        (f"{sounds}/{BERT}-0.wav", ANNA, "corpus", "train", "later"),
+        (f"{sounds}/{CAROL}-0.wav", BERT, "corpus", "train", f"{BERT}-s1"),
+        (f"{sounds}/{CAROL}-1.wav", "new", "corpus", "train", ""),
+        (f"{sounds}/{CAROL}-2.wav", EMIL, "corpus", "test", "later"),
+    ]
+    plan = PlanConfig(min_shards=min_shards)
+    whole(output, manifest, plan=plan)
+    more = job(output, write_rows(tmp_path / "a.csv", added, HEADER), kind="add", plan=plan, token="2")
+    made = write_all(more)
+    commit(more, made.plan, made.rejected)
+    shards = metadata_of(output)["shards"]
+    assert [len(shards[split]) for split in ("train", "test")] == [2 * min_shards, 2]
+    for name in (ANNA, EMIL):
+        before = records(output)
+        stood = speakers_of(output)
+        stored = [data for (speaker, _), data in before.items() if speaker == f"corpus/{name}"]
+        done = erase(str(output), [f"corpus/{name}"])
+        assert (done.shards, done.utterances) == (2, len(stored))
+        assert name.encode() not in everything(output)
+        assert records(output) == {key: data for key, data in before.items() if key[0] != f"corpus/{name}"}
+        assert speakers_of(output) == [row for row in stood if row["speaker_id"] != f"corpus/{name}"]
+        assert unlisted(output) == set()
+        verify(Dataset.open(output))
+    assert [
+        (row["utterances"], row["sessions"]) for row in speakers_of(output) if row["speaker_id"].endswith(BERT)
+    ] == [(4, 2)]
+
+
+def test_metadata_that_no_reader_takes_is_not_published(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dataset that stood was removed, and what took its place could not be opened."""
+    before = stamps(path for path in output.rglob("*") if path.is_file())
+    monkeypatch.setattr(schema, "shard_base", lambda split, **_: f"{split}/features-01234567-00000-of-00001")
+    with pytest.raises(
+        CommitError, match=r"metadata\.json: expected a shard in train/ that stands nowhere else.*nothing"
+    ):
+        erase(str(output), [GONE, f"corpus/{CAROL}"])
+    assert before.items() <= stamps(path for path in output.rglob("*") if path.is_file()).items()
+    verify(Dataset.open(output))
+
+
+def speakers_of(output: Path) -> list[dict[str, Any]]:
+    return growth.read_table(str(output / metadata_of(output)["speakers"]["path"])).to_pylist()
 
 
 def test_an_erased_speaker_does_not_come_back(output: Path, manifest: Path, tmp_path: Path) -> None:
