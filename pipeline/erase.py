@@ -94,9 +94,10 @@ def _refuse_unknown(output: str, stood: Mapping[str, Any], gone: Collection[str]
         bare = {name.partition("/")[2]: name for name in there}
         hints = [f" (did you mean {bare[name]!r}?)" if name in bare else "" for name in unknown]
         names = ", ".join(f"{name!r}{hint}" for name, hint in zip(unknown, hints, strict=True))
+        keyed = ", which holds pseudonyms: true ids need --pseudonymize and the key it was made with"
         raise DatasetError(
             f"{output} has no speaker {names}: expected namespace/speaker_id as in its speakers table "
-            f"({stood['speakers']['path']}). Nothing was erased"
+            f"({stood['speakers']['path']}{keyed if stood['pseudonyms'] else ''}). Nothing was erased"
         )
 
 

@@ -334,9 +334,12 @@ def test_pseudonyms_are_erased_by_the_true_id_and_the_key(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "other").write_bytes(bytes(range(1, 33)))
     whole(tmp_path / "out", manifest, pseudonym_key=str(tmp_path / "key"))
     arguments = ["erase", str(tmp_path / "out"), "--speaker", GONE]
-    assert main(arguments) == 1
+    for wrong in ([], ["--pseudonymize", str(tmp_path / "other")]):
+        assert main([*arguments, *wrong]) == 1
+        assert "true ids need --pseudonymize and the key it was made with" in capsys.readouterr().err
     assert main([*arguments, "--pseudonymize", str(tmp_path / "key")]) == 0
     assert "erased 1 speaker(s): 4 utterances" in capsys.readouterr().out
     verify(Dataset.open(tmp_path / "out"))
