@@ -110,7 +110,6 @@ def test_shards_are_taken_one_after_the_other_and_their_text_is_let_go() -> None
 
     def shards() -> Iterator[pa.Table]:
         for label in range(50):
-            gc.collect()
             taken.append(pa.total_allocated_bytes())
             yield shard(*((label, f"{label}{text}", number, 0, "s", 130) for number in range(20)))
 
