@@ -56,6 +56,7 @@ from ge2e_transforms import records, schema  # noqa: E402
 from ge2e_transforms.dataset import Dataset  # noqa: E402
 from ge2e_transforms.errors import Ge2eError  # noqa: E402
 from ge2e_transforms.loader import BatchLoader  # noqa: E402
+from ge2e_transforms.metadata import checksum_of  # noqa: E402
 from ge2e_transforms.tf_reader import GE2EDatasetLoader  # noqa: E402
 from ge2e_transforms.verify import verify  # noqa: E402
 from pipeline.commands import inspect  # noqa: E402
@@ -70,7 +71,7 @@ METADATA = schema.METADATA_FILE
 # Kinds of files, and how often each is damaged: what nobody reads, and what only `verify` reads, seldom.
 KINDS = {"records": 6, "shard index": 6, "split index": 6, "speakers": 4, "ledger": 2, "done": 1, "metadata": 10}
 # How often each way is taken with each kind of file.
-WAYS = {"bytes": 4, "forged bytes": 3, "table": 2, "forged table": 3, "file": 1, "value": 12}
+WAYS = {"bytes": 4, "forged bytes": 3, "table": 2, "forged table": 3, "file": 1, "value": 4, "forged value": 8}
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, "", "x", 0, 1, -1, 1.5, -0.5, 1e308, 1e-320, 2**31, 2**32, 2**53, 2**63, 2**64, 10**30),
     *(float("nan"), float("inf"), [], {}, [0], [[[]]], {"": 0}, "../../etc/passwd", "/etc/passwd", "train/../../x"),
@@ -146,7 +147,7 @@ class Mutants:
         name = draw.choice([name for name in files if kind_of(name) == kind])
         if way == "file":
             return self._file(dataset, kind, name, draw)
-        if way == "value":
+        if way.endswith("value"):
             content, what = _with_other_value(files[name], draw)
         elif way.endswith("bytes"):
             other = self.files[draw.choice(list(DATASETS))]
@@ -155,7 +156,9 @@ class Mutants:
         else:
             content, what = _with_other_column(name, files[name], draw)
         made: dict[str, bytes | None] = {name: content}
-        if way.startswith("forged"):
+        if way == "forged value":
+            made = {name: _with_checksum(content)}
+        elif way.startswith("forged"):
             made = _forged(files, name, content)
         return Mutant(dataset, kind, way, name, what, made)
 
@@ -177,7 +180,7 @@ class Mutants:
 
 
 def _fits(way: str, kind: str) -> bool:
-    if way == "value":
+    if way.endswith("value"):
         return kind == "metadata"
     if way.startswith("forged") and kind in ("metadata", "done"):
         return False
@@ -359,7 +362,16 @@ def _forged(files: dict[str, bytes], name: str, content: bytes) -> dict[str, byt
         for own, prefix in zip(schema.shard_files(entry["base"]), ("records", "index"), strict=False):
             if own == name:
                 entry |= {f"{prefix}_bytes": about["bytes"], f"{prefix}_sha256": about["sha256"]}
-    return {name: content, METADATA: json.dumps(metadata).encode()}
+    return {name: content, METADATA: _with_checksum(json.dumps(metadata).encode())}
+
+
+def _with_checksum(content: bytes) -> bytes:
+    """metadata.json with the checksum of what is in it, if it is JSON."""
+    with contextlib.suppress(ValueError, RecursionError):
+        metadata = json.loads(content)
+        if isinstance(metadata, dict) and "checksum" in metadata:
+            return json.dumps({**metadata, "checksum": checksum_of(metadata)}).encode()
+    return content
 
 
 def _rows(name: str, content: bytes) -> int:
@@ -383,8 +395,12 @@ def _reframed(before: bytes, content: bytes) -> bytes:
 # What `verify` does not look at.
 
 # Done files belong to the job that wrote them, which checks them itself before it adopts a shard; no reader opens one.
-# The rest of metadata tells where a dataset comes from, and is not used to read it.
-_NOT_VERIFIED = re.compile(r"/(generation|edition|token|plan|versions|cpus|replaced|manifests/\d+/(path|sha256))(/.*)?")
+# The rest of metadata tells where a dataset comes from or how it grows, and is not used to read it: only its checksum
+# tells that it was changed, where that was not made anew.
+_NOT_VERIFIED = re.compile(
+    r"/(generation|edition|token|plan|versions|cpus|replaced|split_rule|history|next_label|erased|pseudonyms"
+    r"|manifests/\d+/(path|sha256|rejected))(/.*)?"
+)
 
 
 def by_design(mutant: Mutant, files: dict[str, bytes]) -> bool:
@@ -398,11 +414,14 @@ def by_design(mutant: Mutant, files: dict[str, bytes]) -> bool:
         with contextlib.suppress(ValueError, RecursionError):  # the same values may be written in other ways
             before, after = (_leaves(content) for content in (files[METADATA], mutant.content[METADATA] or b""))
             paths = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-            return all(
-                _NOT_VERIFIED.fullmatch(path) or _is_unknown(path, before) or _is_near(path, before, after)
-                for path in paths
-            )
+            return not paths or (mutant.forged and all(_may_change(path, before, after) for path in paths))
     return False
+
+
+def _may_change(path: str, before: dict[str, str], after: dict[str, str]) -> bool:
+    if path == "/checksum" or _NOT_VERIFIED.fullmatch(path) is not None:
+        return True
+    return _is_unknown(path, before) or _is_near(path, before, after)
 
 
 def _is_near(path: str, before: dict[str, str], after: dict[str, str]) -> bool:

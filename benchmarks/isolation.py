@@ -45,7 +45,9 @@ def decode_all(rows: list[Utterance], load: Callable[..., object]) -> None:
 
 def make_shard(rows: list[Utterance], extractor: FeatureExtractor, decoder: IsolatedDecoder | None) -> None:
     with tempfile.TemporaryDirectory() as output:
-        done = write_shard(output, ShardTask("train", 0, 1, 0, "00000000"), rows, extractor, ("speech",), decoder)
+        done = write_shard(
+            output, ShardTask("train", 0, 1, 0, "00000000"), rows, extractor, ("speech",), decoder=decoder
+        )
     if done["rejected"]:
         raise SystemExit(f"recordings were rejected: {done['ledger'][0]}")
 

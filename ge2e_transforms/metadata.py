@@ -6,6 +6,7 @@ in it leads out of the dataset's folder. Keys that are not listed here are left 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +122,7 @@ _BOUND = _integer(0, (1 << 64) + 1)
 _RULE = Object({"salt": _TEXT, "test_below": _BOUND, "valid_below": _BOUND})
 METADATA = Object(
     {
+        "checksum": _SHA256,
         "dtype": _one_of(tuple(DTYPES)),
         "feature_shape": Every(_SIZE),
         "recipe": Every(Every(Leaf("a value", lambda value: True), _NAMES), _NAMES),
@@ -160,7 +162,8 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
 
     Raises:
         DatasetError: no JSON object, of another format or version, or a value that readers need is missing or is not
-            as a writer gives it; the message names the file (`where`), the value and what was expected.
+            as a writer gives it; the message names the file (`where`), the value and what was expected. Or all values
+            might be a writer's, but the checksum is of others.
     """
     try:
         metadata = json.loads(content.decode("utf-8"))
@@ -179,7 +182,17 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
         )
     _check(metadata, METADATA, where, "", complete=False)
     _check_names(metadata, where)
+    if metadata["checksum"] != checksum_of(metadata):
+        raise DatasetError(
+            f"{where}: the checksum in it is of other values: the file is damaged or was changed. Copy it again"
+        )
     return metadata
+
+
+def checksum_of(metadata: Mapping[str, Any]) -> str:
+    """sha256, 64 hex digits, of all values but the checksum itself: as JSON with sorted keys and without spaces."""
+    rest = {name: value for name, value in metadata.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def require_complete(metadata: dict[str, Any], where: str) -> None:

@@ -76,7 +76,7 @@ def _check_metadata(dataset: Dataset) -> None:
         "batch_size": (metadata["batch_size"], metadata["speakers_per_batch"] * metadata["utterances_per_speaker"]),
         "files": (metadata["files"], files),
         "files_created": (metadata["files_created"], len(files)),
-        "generation": (metadata["generation"], metadata["history"][-1]["generation"]),
+        "generation": ([metadata["generation"]], [step["generation"] for step in metadata["history"][-1:]]),
         "rows of the manifests": (sum(entry["rows"] for entry in manifests), metadata["counts"]["rows"]),
     }
     for name, entry in splits.items():

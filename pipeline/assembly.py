@@ -20,7 +20,7 @@ from ge2e_transforms import __version__, schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import sha256_of
 from ge2e_transforms.errors import CommitError, DatasetError, LedgerRow
-from ge2e_transforms.metadata import parse, require_complete
+from ge2e_transforms.metadata import checksum_of, parse, require_complete
 from ge2e_transforms.records import crc32c_of
 from pipeline import publishing, storage, tables
 from pipeline.growth import read_table
@@ -100,6 +100,7 @@ def assemble(
     metadata["speakers"] = _publish_table(output, pa.concat_tables(speakers), schema.speakers_file(generation))
     metadata["ledger"] = _publish_table(output, tables.ledger_table(ledger), schema.ledger_file(generation))
     metadata["replaced"] = _replaced(output, previous.metadata, metadata)
+    metadata["checksum"] = checksum_of(metadata)
     _refuse_unreadable(output, metadata)
     publishing.write(output, metadata, previous.version)
     remove_replaced(output, metadata)

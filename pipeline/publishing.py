@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.file_systems import version_of
 
 # What two equal jobs may say differently of the same dataset: who they were and where they ran.
-_OF_THE_RUN = ("token", "versions", "cpus")
+_OF_THE_RUN = ("token", "versions", "cpus", "checksum")
 
 
 class Published(NamedTuple):

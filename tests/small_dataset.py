@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
+from ge2e_transforms.metadata import checksum_of
 from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.records import encode_record
 from pipeline.tables import split_tables, write_index
@@ -75,8 +76,14 @@ def write_dataset(
     metadata |= _about(recipe, speakers_per_batch, utterances_per_speaker)
     metadata["statistics"] = _statistics(frames)
     metadata["speakers"] = _write_table(root, pa.concat_tables(tables), schema.speakers_file(GENERATION))
-    (root / schema.METADATA_FILE).write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     return root
+
+
+def write_metadata(root: Path, metadata: dict[str, Any]) -> None:
+    """With the checksum of these values."""
+    content = {**metadata, "checksum": checksum_of(metadata)}
+    (root / schema.METADATA_FILE).write_text(json.dumps(content))
 
 
 def _about(recipe: Recipe, speakers_per_batch: int, utterances_per_speaker: int) -> dict[str, Any]:

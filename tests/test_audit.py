@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3_server
 import soundfile
-from small_dataset import write_dataset
+from small_dataset import write_dataset, write_metadata
 from synth import small_corpus, speechlike, write
 
 from ge2e_transforms import audit as module
@@ -107,7 +107,7 @@ def rewrite(root, pattern, change):
                 entry.update(index_bytes=path.stat().st_size, index_sha256=jobs.sha256(path))
         if metadata["speakers"]["path"] == path.name:
             metadata["speakers"].update(bytes=path.stat().st_size, rows=len(rows), sha256=jobs.sha256(path))
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
 
 
 def test_nothing_is_found_in_a_clean_dataset(clean):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -17,7 +16,7 @@ import s3_server
 from jobs import files_in, metadata_of, run_command
 from memory_store import MemoryStore
 from s3_server import BUCKET
-from small_dataset import GENERATION, speakers, write_dataset
+from small_dataset import GENERATION, speakers, write_dataset, write_metadata
 
 from ge2e_transforms import schema, stores
 from ge2e_transforms.errors import DatasetError
@@ -70,7 +69,7 @@ def dataset(tmp_path: Path) -> Path:
     for name in jobs.listed_files(metadata | {"ledger": {"path": schema.ledger_file(GENERATION)}}):
         (made / name).touch()  # done files and ledger, which readers do not need
     metadata["ledger"] = {"path": schema.ledger_file(GENERATION)}
-    (made / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(made, metadata)
     return made
 
 
@@ -113,7 +112,7 @@ def test_folders_of_splits_that_were_replaced_go_if_they_are_empty(dataset: Path
     """Commit removes the files of a dataset that it replaces, and left the folders of splits that are no more."""
     metadata = metadata_of(dataset)
     metadata["replaced"] = [f"{split}/index-{OTHER}.arrow" for split in ("dev", "gone", "notes")]
-    (dataset / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(dataset, metadata)
     for name in ("valid", "dev", "mine", "notes"):  # `valid` of a dataset that was replaced before that one
         (dataset / name).mkdir()
     put(dataset, "notes/today.txt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import synth
 from jobs import metadata_of, run_command, run_here, write_rows
+from small_dataset import write_metadata
 
 from ge2e_transforms import __version__
 from pipeline import __main__ as program
@@ -114,7 +114,7 @@ def test_inspect_of_metadata_without_its_counts_is_an_error(copied: Path, capsys
     """It was a KeyError."""
     metadata = metadata_of(copied)
     del metadata["counts"], metadata["splits"]["test"]["seconds"]
-    (copied / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(copied, metadata)
     status, text, errors = ge2e(capsys, "inspect", copied)
     assert (status, text) == (1, "")
     assert errors.startswith(f"ge2e: DatasetError: {copied}/metadata.json: counts missing: the file is damaged")

@@ -36,6 +36,7 @@ from jobs import (
     write_all,
     write_rows,
 )
+from small_dataset import write_metadata
 
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CommitError, LedgerRow
@@ -342,7 +343,7 @@ def test_only_files_with_names_of_ours_are_removed(ready: tuple[JobConfig, Plann
     (root.parent / "precious.txt").write_text("mine")
     metadata = metadata_of(root)
     metadata["speakers"]["path"] = "../precious.txt"
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     other = job(root, corpus, max_rejected=0.2, plan=PlanConfig(min_shards=1), overwrite=True)
     made = write_all(other)
     commit(other, made.plan, made.rejected)

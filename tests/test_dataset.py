@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_dataset import write_dataset
+from small_dataset import write_dataset, write_metadata
 from synth import small_corpus, tone, write
 
 from ge2e_transforms import schema
@@ -53,9 +53,8 @@ def damaged(made, tmp_path):
 
 
 def edit(root, **changes):
-    path = root / "metadata.json"
-    metadata = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in metadata.items() if value is not None}))
+    metadata = json.loads((root / "metadata.json").read_text()) | changes
+    write_metadata(root, {name: value for name, value in metadata.items() if value is not None})
 
 
 def test_a_dataset_says_what_it_holds(made):
@@ -350,7 +349,7 @@ def agree_table(root, path, **changes):
     for entry in (entry for entries in metadata["shards"].values() for entry in entries):
         if root / schema.shard_files(entry["base"])[1] == path:
             entry |= {"index_bytes": size, "index_sha256": sha256, **changes}
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
 
 
 def refused(root, split="train"):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import synth
 from jobs import files_in, job, write_all, write_rows
+from small_dataset import write_metadata
 from test_diagnosis import GOOD
 
 from ge2e_transforms import schema
@@ -182,7 +183,7 @@ def test_a_dataset_of_someone_else_does_not_act_on_the_terminal(
     evil = "\x1b]0;title\x07\x1b[2J\u202e[link=http://h]\nrows         0, written 0"
     metadata["datasets"] = [evil]
     metadata["counts"]["rejected"] = {evil: 1}
-    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(tmp_path, metadata)
     text = printed(capsys, "inspect", tmp_path)
     assert only_signs(text)
     assert [line for line in text.split("\n") if line.startswith("rows ")] == ["rows         40, written 40"]

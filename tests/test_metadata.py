@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_dataset import speakers, write_dataset
+from small_dataset import speakers, write_dataset, write_metadata
 
 from ge2e_transforms import metadata, schema
 from ge2e_transforms.config import PRESETS
@@ -60,7 +60,30 @@ def test_unknown_keys_are_left_alone_wherever_they_are(made: Path) -> None:
     found["later"] = [{"at": None}]
     found["shards"]["train"][0]["labels"] = [0, 7]
     found["splits"]["train"]["new"] = float("nan")
+    found["checksum"] = metadata.checksum_of(found)
     assert str(parse(found)) == str(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/speakers_per_batch", 5),
+        ("/split_rule", {"salt": "other", "test_below": 0, "valid_below": 0}),
+        ("/history", []),
+        ("/later", 1),
+        ("/plan/test_speakers", 7),
+        ("/checksum", "0" * 64),
+    ],
+)
+def test_values_that_a_writer_might_give_are_told_by_the_checksum(made: Path, path: str, value: object) -> None:
+    """Of some of them nothing else could tell that they are damaged."""
+    with pytest.raises(DatasetError, match="here: the checksum in it is of other values"):
+        parse(changed(made, path, value))
+
+
+def test_the_checksum_is_of_values_and_not_of_their_text(made: Path) -> None:
+    found = dict(reversed(content_of(made).items()))
+    assert metadata.parse(json.dumps(found, indent=3, ensure_ascii=False).encode(), "here") == content_of(made)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +210,7 @@ def test_a_shard_beside_the_folder_is_not_read_although_it_is_right(made: Path, 
     shutil.copytree(made / "train", tmp_path / "a" / "train")
     assert len(list(BatchLoader(root, 2, 2, 20, speakers="proportional").batches())) > 1
     base = content_of(root)["shards"]["train"][0]["base"]
-    (root / FILE).write_text(json.dumps(changed(root, "/shards/train/0/base", f"../{base}")))
+    write_metadata(root, changed(root, "/shards/train/0/base", f"../{base}"))
     assert (root / f"../{base}.tfrecord").exists()
     with pytest.raises(DatasetError, match="a name that `ge2e run` gives to such a file, within the folder"):
         BatchLoader(root, 2, 2, 20)
@@ -225,7 +248,7 @@ def test_what_contradicts_the_recipe_is_refused(made: Path, tmp_path: Path, name
     found = changed(root, f"/{name}", value)
     if value == [41, 121]:
         found["statistics"] |= {key: [*found["statistics"][key], 1.0] for key in ("mean", "std")}
-    (root / FILE).write_text(json.dumps(found))
+    write_metadata(root, found)
     with pytest.raises(DatasetError, match=f"expected {name} to be .*, as by the recipe, got "):
         Dataset.open(root)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_dataset import write_dataset
+from small_dataset import write_dataset, write_metadata
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS
@@ -313,7 +313,7 @@ def voxceleb(root: Path, paths: Sequence[str] = (), names: Sequence[str] = (), s
     metadata = json.loads((root / schema.METADATA_FILE).read_text())
     content = path.read_bytes()
     metadata["shards"][split][0] |= {"index_bytes": len(content), "index_sha256": hashlib.sha256(content).hexdigest()}
-    (root / schema.METADATA_FILE).write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     return Dataset.open(root)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_dataset import write_metadata
 from synth import small_corpus, tone, write
 
 from ge2e_transforms import schema
@@ -189,7 +190,7 @@ def checked(root, path):
         for kind, file in zip(("records", "index"), schema.shard_files(entry["base"]), strict=False):
             if file == name:
                 entry.update({f"{kind}_bytes": len(content), f"{kind}_sha256": sha256})
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
 
 
 def change_table(root, pattern, change):
@@ -293,7 +294,7 @@ def test_a_speaker_in_two_splits_is_found(root):
     path = change_table(root, "speakers-*.parquet", double)
     metadata = metadata_of(root)
     metadata["speakers"]["rows"] += 1
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert fault(root) == f"{path}: speaker_id 'synth/spk00' stands more than once: splits are not disjoint"
 
 
@@ -379,7 +380,7 @@ def test_records_that_metadata_counts_to_another_shard_are_found(root, split, lo
         if entry["records"]
     ]
     metadata["files_created"] = len(metadata["files"])
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     with pytest.raises(DatasetError, match="expected offset 0 in the first row of every shard"):
         Dataset.open(root).index(split)  # so that no loader reads other records than it thinks
     first = min(losing, gaining)
@@ -488,7 +489,7 @@ def test_every_changed_number_of_metadata_is_found(root):
     assert len(places) > 80
     for path in [*places, ("manifests", 0, "rows")]:
         made = changed(metadata, path, lambda value: value + 1)
-        (root / "metadata.json").write_text(json.dumps(made))
+        write_metadata(root, made)
         with pytest.raises(Exception) as error:
             verify(Dataset.open(root))
         assert isinstance(error.value, (DatasetError, ValueError)), path
@@ -512,24 +513,31 @@ def test_every_changed_number_of_metadata_is_found(root):
 )
 def test_every_changed_text_of_metadata_is_found(root, path):
     made = changed(metadata_of(root), path, lambda text: text[:-1] + ("1" if text[-1] == "0" else "0"))
-    (root / "metadata.json").write_text(json.dumps(made))
+    write_metadata(root, made)
     assert fault(root)
 
 
 def test_metadata_without_what_verify_needs_is_refused(root):
     metadata = metadata_of(root)
-    for name in set(metadata) - TOLD - {"format", "format_version"} | {"manifests"}:
-        (root / "metadata.json").write_text(json.dumps({key: value for key, value in metadata.items() if key != name}))
+    for name in set(metadata) - TOLD - {"format", "format_version", "checksum"} | {"manifests"}:
+        write_metadata(root, {key: value for key, value in metadata.items() if key != name})
         assert name in fault(root)
+
+
+@pytest.mark.parametrize("history", [[], [{"kind": "run", "generation": "00000000", "content": ""}]])
+def test_a_history_that_does_not_lead_to_the_generation_is_found(root, history):
+    """Without any step it was an IndexError."""
+    write_metadata(root, metadata_of(root) | {"history": history})
+    assert "metadata.json: expected generation to be [" in fault(root)
 
 
 def test_a_shard_that_metadata_leaves_out_is_found(root):
     metadata = metadata_of(root)
     del metadata["shards"]["train"][1]
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "metadata.json: expected 6, the records of the shards at /splits/train/index/rows, got 9" in fault(root)
     metadata["splits"]["train"]["index"]["rows"] = 6
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "metadata.json: expected files to be " in fault(root)
 
 
@@ -551,7 +559,7 @@ def test_the_digest_does_not_know_the_run(manifest, made, tmp_path):
 def test_the_digest_does_not_know_versions_or_proposals(root, made):
     metadata = metadata_of(root)
     metadata |= {"versions": {}, "generation": "00000000", "manifests": []}
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert digest(Dataset.open(root)) == digest(Dataset.open(made))
 
 
@@ -620,7 +628,7 @@ def test_a_hole_of_any_length_is_not_read(root, pattern):
 def test_a_recipe_that_leaves_a_default_out_is_found(root):
     metadata = metadata_of(root)
     del metadata["recipe"]["feature"]["pad_mode"]
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "metadata.json: expected recipe to be " in fault(root)
 
 
@@ -642,7 +650,7 @@ def test_sources_that_are_not_those_of_the_rows_are_found(root, datasets):
     metadata = metadata_of(root)
     assert metadata["datasets"] == ["synth"]
     metadata["datasets"] = datasets
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "atasets" in fault(root)
 
 
@@ -651,21 +659,21 @@ def test_an_empty_shard_has_the_checksum_of_nothing(root, name):
     metadata = metadata_of(root)
     assert not metadata["shards"]["train"][3]["records"]
     metadata["shards"]["train"][3][name] = "0" * 64
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "to have the sha256 of no bytes" in fault(root)
 
 
 def test_seconds_that_are_not_those_of_the_frames_are_found(root):
     metadata = metadata_of(root)
     metadata["splits"]["train"]["seconds"] += 0.01
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "metadata.json: expected seconds of train to be " in fault(root)
 
 
 def test_statistics_of_another_split_are_found(root):
     metadata = metadata_of(root)
     metadata["statistics"]["split"] = "test"
-    (root / "metadata.json").write_text(json.dumps(metadata))
+    write_metadata(root, metadata)
     assert "expected split of the statistics to be 'train', got 'test'" in fault(root)
 
 
