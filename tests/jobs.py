@@ -131,6 +131,11 @@ def metadata_of(folder: Path) -> dict[str, Any]:
     return content
 
 
+def content_of(folder: Path) -> dict[str, Any]:
+    """Its metadata, but for what names the submission that made it."""
+    return {name: value for name, value in metadata_of(folder).items() if name not in ("token", "checksum")}
+
+
 def done_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.done.json"))
 

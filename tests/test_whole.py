@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_dataset import Speaker, write_dataset
+from small_dataset import Speaker, write_dataset, write_metadata
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
@@ -70,7 +70,7 @@ def rewrite(dataset: Dataset, split: str, shard: int, **columns: list[Any]) -> D
         "index_bytes": len(content),
         "index_sha256": hashlib.sha256(content).hexdigest(),
     }
-    (dataset.root / schema.METADATA_FILE).write_text(json.dumps(metadata))
+    write_metadata(dataset.root, metadata)
     return Dataset.open(dataset.root)
 
 
