@@ -180,28 +180,39 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
             f"{where}: expected format version {schema.FORMAT_VERSION}, got {_shown(metadata.get('format_version'))}: "
             "read it with the version of ge2e-features that wrote it"
         )
-    _check(metadata, METADATA, where, "", complete=False)
-    _check_names(metadata, where)
-    if metadata["checksum"] != checksum_of(metadata):
-        raise DatasetError(
-            f"{where}: the checksum in it is of other values: the file is damaged or was changed. Copy it again"
-        )
+    _require(metadata, where, complete=False)
     return metadata
 
 
 def checksum_of(metadata: Mapping[str, Any]) -> str:
-    """sha256, 64 hex digits, of all values but the checksum itself: as JSON with sorted keys and without spaces."""
+    """sha256, 64 hex digits, of all values but the checksum itself: as JSON with sorted keys and without spaces.
+
+    Not `canonical_json`, which refuses NaN: keys that are not known here may hold it.
+    """
     rest = {name: value for name, value in metadata.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def require_complete(metadata: dict[str, Any], where: str) -> None:
-    """Refuses metadata without what a writer always gives, although not every reader needs it.
+    """Refuses what `parse` would, and metadata without what a writer always gives, although not every reader needs it.
 
     Raises:
-        DatasetError: a value is missing.
+        DatasetError: as `parse`.
     """
-    _check(metadata, METADATA, where, "", complete=True)
+    _require(metadata, where, complete=True)
+
+
+def _require(metadata: dict[str, Any], where: str, complete: bool) -> None:
+    _check(metadata, METADATA, where, "", complete)
+    _check_names(metadata, where)
+    try:
+        checksum = checksum_of(metadata)
+    except RecursionError as error:  # writing goes less deep than reading
+        raise DatasetError(f"{where}: values are nested too deeply: the file is damaged") from error
+    if metadata["checksum"] != checksum:
+        raise DatasetError(
+            f"{where}: the checksum in it is of other values: the file is damaged or was changed. Copy it again"
+        )
 
 
 def _check(value: Any, kind: Kind, where: str, path: str, complete: bool) -> None:

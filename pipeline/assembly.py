@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from ge2e_transforms import __version__, schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import sha256_of
 from ge2e_transforms.errors import CommitError, DatasetError, LedgerRow
-from ge2e_transforms.metadata import checksum_of, parse, require_complete
+from ge2e_transforms.metadata import checksum_of, require_complete
 from ge2e_transforms.records import crc32c_of
 from pipeline import publishing, storage, tables
 from pipeline.growth import read_table
@@ -107,11 +106,10 @@ def assemble(
     return metadata
 
 
-def _refuse_unreadable(output: str, metadata: Mapping[str, Any]) -> None:
+def _refuse_unreadable(output: str, metadata: dict[str, Any]) -> None:
     """What stood is removed once this is published, so it must be what readers take."""
     try:
-        path = storage.join(output, schema.METADATA_FILE)
-        require_complete(parse(json.dumps(metadata).encode(), path), path)
+        require_complete(metadata, storage.join(output, schema.METADATA_FILE))
     except DatasetError as error:
         raise CommitError(f"{error}. This was made just now and is a defect: nothing was published") from error
 

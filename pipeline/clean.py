@@ -14,6 +14,7 @@ from typing import Any
 
 from ge2e_transforms import schema
 from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.metadata import parse
 from pipeline import storage
 from pipeline.assembly import listed_files
 
@@ -117,4 +118,4 @@ def _parsed(content: bytes, output: str) -> dict[str, Any]:
         )
     if lacking := sorted({"shards", "splits", "speakers", "ledger"} - metadata.keys()):
         raise DatasetError(f"{path}: {', '.join(lacking)} missing: the file is damaged, and nothing is removed by it")
-    return metadata
+    return parse(content, path)  # a damaged name in it would make a shard one that is not listed

@@ -9,10 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy.typing as npt
 from apache_beam.metrics import MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 from apache_beam.testing.test_pipeline import TestPipeline
@@ -21,6 +22,7 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, expected_ms
+from ge2e_transforms.records import decode_example, read_records
 from ge2e_transforms.row_chunks import pack, place, unpack
 from ge2e_transforms.utterance import Utterance
 from pipeline import metrics
@@ -134,6 +136,14 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 def content_of(folder: Path) -> dict[str, Any]:
     """Its metadata, but for what names the submission that made it."""
     return {name: value for name, value in metadata_of(folder).items() if name not in ("token", "checksum")}
+
+
+def stored_records(folder: Path) -> Iterator[tuple[npt.NDArray[Any], dict[str, str | int], bytes]]:
+    """Values, fields and bytes of every record that a dataset lists."""
+    for name in metadata_of(folder)["files"]:
+        with (folder / name).open("rb") as stream:
+            for _, data in read_records(stream, name):
+                yield (*decode_example(data, name), data)
 
 
 def done_files(folder: Path) -> list[Path]:

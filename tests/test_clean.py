@@ -66,9 +66,9 @@ def dataset(tmp_path: Path) -> Path:
     root.mkdir()
     made = write_dataset(root, {"train": speakers("a", 4, 0, 3), "test": speakers("b", 2, 50, 3)})
     metadata = metadata_of(made)
-    for name in jobs.listed_files(metadata | {"ledger": {"path": schema.ledger_file(GENERATION)}}):
+    metadata["ledger"] = {"path": schema.ledger_file(GENERATION), "rows": 0, "bytes": 0, "sha256": "0" * 64}
+    for name in jobs.listed_files(metadata):
         (made / name).touch()  # done files and ledger, which readers do not need
-    metadata["ledger"] = {"path": schema.ledger_file(GENERATION)}
     write_metadata(made, metadata)
     return made
 
@@ -151,6 +151,17 @@ def test_metadata_that_cannot_be_used_removes_nothing(content: str, message: str
         with pytest.raises(DatasetError, match=message):
             clean(str(tmp_path), unfinished=unfinished)
     assert files_in(tmp_path) == {*STALE, "metadata.json"}
+
+
+@pytest.mark.parametrize("wrong", [GENERATION[::-1], "not of ours"])
+def test_damaged_metadata_removes_nothing(wrong: str, dataset: Path) -> None:
+    """A shard whose name was damaged in it was not listed, and removed."""
+    content = (dataset / "metadata.json").read_text()
+    (dataset / "metadata.json").write_text(content.replace(GENERATION, wrong, 1))
+    before = files_in(dataset)
+    with pytest.raises(DatasetError, match=r"the checksum in it is of other values|a name that `ge2e run` gives"):
+        clean(str(dataset))
+    assert files_in(dataset) == before
 
 
 @pytest.mark.parametrize("stands", [True, False])

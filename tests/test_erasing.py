@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import s3_server
-from jobs import data_digests, files_in, job, metadata_of, stamps, unlisted, write_all, write_rows
+from jobs import data_digests, files_in, job, metadata_of, stamps, stored_records, unlisted, write_all, write_rows
 from s3_server import S3Server
 from synth import speechlike, write
 
@@ -21,7 +21,6 @@ from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CommitError, DatasetError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.planning import PlanConfig
-from ge2e_transforms.records import decode_example, read_records
 from ge2e_transforms.verify import verify
 from pipeline import growth, publishing, storage
 from pipeline.__main__ import main
@@ -81,13 +80,10 @@ def output(base: Path, tmp_path: Path) -> Path:
 
 def records(output: Path) -> dict[tuple[str, str], bytes]:
     """Stored records by speaker and utterance."""
-    made = {}
-    for name in metadata_of(output)["files"]:
-        with (output / name).open("rb") as stream:
-            for _, data in read_records(stream, name):
-                fields = decode_example(data, name)[1]
-                made[str(fields["speaker/original_id"]), str(fields["utterance/id"])] = data
-    return made
+    return {
+        (str(fields["speaker/original_id"]), str(fields["utterance/id"])): data
+        for _, fields, data in stored_records(output)
+    }
 
 
 def everything(output: Path) -> bytes:
@@ -227,7 +223,7 @@ def test_metadata_that_no_reader_takes_is_not_published(output: Path, monkeypatc
 
 
 def speakers_of(output: Path) -> list[dict[str, Any]]:
-    return growth.read_table(str(output / metadata_of(output)["speakers"]["path"])).to_pylist()
+    return Dataset.open(output).speakers.to_pylist()
 
 
 def test_an_erased_speaker_does_not_come_back(output: Path, manifest: Path, tmp_path: Path) -> None:

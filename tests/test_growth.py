@@ -21,13 +21,14 @@ from ge2e_transforms import BatchLoader
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import compare
-from ge2e_transforms.errors import CommitError, PlanError
+from ge2e_transforms.errors import CommitError, DatasetError, PlanError
 from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.verify import verify
 from pipeline import growth, publishing
 from pipeline.__main__ import main
 from pipeline.clean import clean
 from pipeline.commit import commit
+from pipeline.erase import erase
 from pipeline.options import JobConfig
 from pipeline.plan import plan_job
 
@@ -185,6 +186,17 @@ def test_another_recipe_is_refused(output: Path, rows: list[Row], tmp_path: Path
     assert done.returncode == 1
     assert "they differ in feature.n_mels" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_damaged_metadata_is_not_added_to(output: Path, rows: list[Row], tmp_path: Path) -> None:
+    """Another salt would draw other splits for new speakers, and only the checksum tells."""
+    metadata = metadata_of(output)
+    metadata["split_rule"]["salt"] += "x"
+    (output / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(DatasetError, match="the checksum in it is of other values"):
+        made(job(output, listed(tmp_path / "a.csv", of(rows, "1", "0")), kind="add"))
+    with pytest.raises(DatasetError, match="the checksum in it is of other values"):
+        erase(str(output), ["synth/spk00"])
 
 
 def test_there_must_be_something_to_add_to(rows: list[Row], tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from ge2e_transforms import BatchLoader
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CommitError, DatasetError, PlanError
 from ge2e_transforms.planning import PlanConfig
-from ge2e_transforms.records import decode_example, read_records
 from ge2e_transforms.verify import verify
 from pipeline import growth
 from pipeline.clean import clean
@@ -161,14 +160,11 @@ class Life:
 
     def recordings(self) -> dict[Key, bytes]:
         made = {}
-        for name in metadata_of(self.output)["files"]:
-            with (self.output / name).open("rb") as stream:
-                for _, data in read_records(stream, name):
-                    values, fields = decode_example(data, name)
-                    key = (str(fields["speaker/original_id"]), str(fields["utterance/id"]))
-                    assert key not in made
-                    assert self.labels.get(key[0], fields["speaker/mapped_id"]) == fields["speaker/mapped_id"]
-                    made[key] = values.tobytes()
+        for values, fields, _ in jobs.stored_records(self.output):
+            key = (str(fields["speaker/original_id"]), str(fields["utterance/id"]))
+            assert key not in made
+            assert self.labels.get(key[0], fields["speaker/mapped_id"]) == fields["speaker/mapped_id"]
+            made[key] = values.tobytes()
         return made
 
 

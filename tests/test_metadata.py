@@ -81,6 +81,17 @@ def test_values_that_a_writer_might_give_are_told_by_the_checksum(made: Path, pa
         parse(changed(made, path, value))
 
 
+def test_values_nested_as_deeply_as_json_can_be_read_are_an_error_by_name(made: Path) -> None:
+    """Written for the checksum they were a RecursionError."""
+    told = set()
+    for depth in range(900, 1010):
+        text = json.dumps(content_of(made))[:-1] + ', "later": ' + "[" * depth + "]" * depth + "}"
+        with pytest.raises(DatasetError) as error:
+            metadata.parse(text.encode(), "here")
+        told.add(str(error.value).partition(":")[2][:20])
+    assert " values are nested t" in told
+
+
 def test_the_checksum_is_of_values_and_not_of_their_text(made: Path) -> None:
     found = dict(reversed(content_of(made).items()))
     assert metadata.parse(json.dumps(found, indent=3, ensure_ascii=False).encode(), "here") == content_of(made)
