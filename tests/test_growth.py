@@ -199,6 +199,21 @@ def test_damaged_metadata_is_not_added_to(output: Path, rows: list[Row], tmp_pat
         erase(str(output), ["synth/spk00"])
 
 
+@pytest.mark.parametrize("kind", ["add", "retry"])
+def test_metadata_without_a_recipe_is_one_line(
+    kind: str, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a KeyError."""
+    (output / "metadata.json").write_text(
+        json.dumps({name: value for name, value in metadata_of(output).items() if name != "recipe"})
+    )
+    manifest = ["--manifest", str(tmp_path / "a.csv")] if kind == "add" else []
+    assert main([kind, *manifest, str(output)]) == 1
+    told = capsys.readouterr().err
+    assert f"{output}/metadata.json: recipe missing: the file is damaged" in told
+    assert len(told.strip().splitlines()) == 1
+
+
 def test_there_must_be_something_to_add_to(rows: list[Row], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="holds no complete dataset to add to"):
         made(job(tmp_path / "none", listed(tmp_path / "a.csv", of(rows, "1", "0")), kind="add"))

@@ -12,6 +12,8 @@ from rich.console import Console
 
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import MissingExtraError
+from ge2e_transforms.metadata import require_complete
+from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import PlanConfig
 from pipeline.commands.terminal import Terminal
 
@@ -95,11 +97,13 @@ def _parser(kind: str, epilog: str) -> argparse.ArgumentParser:
 
 def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, Any]) -> Any:
     """The job, with what the dataset says of itself; refused at once where the two do not go together."""
-    from pipeline import options, plan
+    from pipeline import options, plan, storage
     from pipeline.read import read_key
 
     key = options.key_file(args)
     check = read_key(key).check if key else ""
+    if present:
+        require_complete(present, storage.join(output, METADATA_FILE))  # before its recipe is taken
     recipe = _recipe(kind, args, present)
     plan.check_growth(output, present, recipe, check)
     layout = PlanConfig(**present["plan"])
