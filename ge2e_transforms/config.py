@@ -177,7 +177,7 @@ class SegmentConfig(Stage):
 
 
 # Raised when a change of the code gives other values for the same recipe.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,25 @@ class Extraction:
     segments: list[Segment]
     voiced_fraction: float
     gain_db: float
+
+
+class Level(NamedTuple):
+    """What is done to each sample alike: the mean is taken off, then the gain applied."""
+
+    mean: np.float32
+    gain: np.float32
+
+    def apply(self, samples: npt.NDArray[np.float32], spans: list[list[int]]) -> npt.NDArray[np.float32]:
+        """The spans of a waveform one after the other, each sample as it is to be."""
+        if self.mean == 0 and self.gain == 1:
+            return voice.join(samples, spans)
+        ready = np.empty(sum(end - start for start, end in spans), dtype=np.float32)
+        place = 0
+        for start, end in spans:
+            np.subtract(samples[start:end], self.mean, out=ready[place : place + end - start])
+            place += end - start
+        ready *= self.gain
+        return ready
 
 
 class FeatureExtractor:
@@ -120,29 +139,33 @@ class FeatureExtractor:
         """
         if self.recipe.rows(len(samples)) == 0:
             raise EmptyAudioError(f"{len(samples)} samples hold no frame")
-        centred = remove_dc(samples) if self.recipe.audio.remove_dc else samples
-        intervals = voice.voiced_intervals(centred, self.recipe.audio.sample_rate_hz, self.recipe.voice)
-        voiced = int(np.sum(intervals[:, 1] - intervals[:, 0]))
+        mean = mean_of(samples) if self.recipe.audio.remove_dc else np.float32(0)
+        config = self.recipe.voice
+        energies = voice.hop_energies(samples, mean, config.voice_hop)
+        intervals = voice.voiced_intervals(energies, len(samples), self.recipe.audio.sample_rate_hz, config)
+        voiced = _length(intervals)
         flags = 0
         least_ms = self.recipe.segment.min_utterance_ms
         short = voiced * 1000 < least_ms * self.recipe.audio.sample_rate_hz
         if short or not self._holds_rows(len(samples), intervals):
             self._refuse_short(voiced, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
             intervals, flags = np.array([[0, len(samples)]], dtype=np.int64), FLAG_UNVOICED
-        gain = level_gain(centred, intervals, self.recipe.level.level_dbfs)
-        ready = samples if self.recipe.feature.features == "raw" else self._condition(centred, gain, utterance_id)
-        segments = self._windows(ready, intervals) if self.recipe.segment.segments == "windows" else []
+        energy = voice.energy_of(energies, config.voice_hop, intervals)
+        level = Level(mean, level_gain(samples, mean, energy / _length(intervals), self.recipe.level.level_dbfs))
+        segments = (
+            self._windows(samples, intervals, level, utterance_id) if self.recipe.segment.segments == "windows" else []
+        )
         if not segments:
             if self.recipe.segment.segments == "windows":
                 self._refuse_short(voiced, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
                 flags |= FLAG_SHORT
-            segments = self._parts(ready, intervals)
+            segments = self._parts(samples, intervals, level, utterance_id)
         crop = self.recipe.crop_frames
         flagged = [
             Segment(s.values, s.start, s.samples, s.flags | flags | (FLAG_SHORT if len(s.values) < crop else 0))
             for s in segments
         ]
-        gain_db = 20.0 * float(rounded_log(np.array([gain], dtype=np.float32), "log10")[0])
+        gain_db = 20.0 * float(rounded_log(np.array([level.gain], dtype=np.float32), "log10")[0])
         return Extraction(flagged, voiced / len(samples), gain_db)
 
     def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
@@ -150,39 +173,54 @@ class FeatureExtractor:
             found = voiced * 1000 / self.recipe.audio.sample_rate_hz
             raise TooShortError(f"{found:.0f} ms of voice hold no {wanted}")
 
-    def _condition(self, waveform: npt.NDArray[np.float32], gain: np.float32, key: str) -> npt.NDArray[np.float32]:
-        """Level, dither and pre-emphasis, in this order, on the whole utterance.
+    def _conditioned(
+        self, samples: npt.NDArray[np.float32], spans: list[list[int]], level: Level, key: str
+    ) -> npt.NDArray[np.float32]:
+        """The spans one after the other: mean, level, dither, pre-emphasis, in this order. Raw ones stay as they are.
 
-        Before the first sample pre-emphasis sees a copy of it, so that an offset makes no click.
+        Dither counts from the start of the utterance, and pre-emphasis sees the sample before; before the first one it
+        sees a copy of it, so that an offset makes no click.
         """
         config = self.recipe.feature
-        ready = waveform * gain if gain != 1 else waveform
+        if config.features == "raw":
+            return voice.join(samples, spans)
+        if config.dither == 0 and config.pre_emphasis == 0:
+            return level.apply(samples, spans)
+        ready = level.apply(samples, [[0, len(samples)]])
         if config.dither > 0:
             ready = ready + triangular_noise(key, len(ready)) * np.float32(config.dither / PCM16_SCALE)
         if config.pre_emphasis > 0:
             before = np.concatenate([ready[:1], ready[:-1]])
-            ready = ready - np.float32(config.pre_emphasis) * before
-        return ready
+            ready = np.asarray(ready - np.float32(config.pre_emphasis) * before, dtype=np.float32)
+        return voice.join(ready, spans)
 
     def _values(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         if self.recipe.feature.features == "raw":
-            return to_pcm16(waveform)[:, None]
+            return to_pcm16(waveform)[..., None]
         return self._kernel(waveform)
 
-    def _windows(self, waveform: npt.NDArray[np.float32], intervals: voice.Intervals) -> list[Segment]:
+    def _windows(
+        self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, key: str
+    ) -> list[Segment]:
         """Windows of `crop_ms` side by side in each interval; what is left at its end is not stored."""
         crop = self.recipe.crop_samples
         starts = [start for first, end in intervals.tolist() for start in range(first, end - crop + 1, crop)]
-        return [Segment(self._values(waveform[start : start + crop]), start, crop, 0) for start in starts]
+        if not starts:
+            return []
+        waveform = self._conditioned(samples, [[start, start + crop] for start in starts], level, key)
+        values = self._values(waveform.reshape(len(starts), crop))
+        return [Segment(window, start, crop, 0) for window, start in zip(values, starts, strict=True)]
 
-    def _parts(self, waveform: npt.NDArray[np.float32], intervals: voice.Intervals) -> list[Segment]:
+    def _parts(
+        self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, key: str
+    ) -> list[Segment]:
         """The voiced part as one segment, or as equal parts where it is longer than `max_part_s`."""
-        voiced = int(np.sum(intervals[:, 1] - intervals[:, 0]))
+        voiced = _length(intervals)
         if self._masks:
-            rows, places = self._voiced_rows(len(waveform), intervals)
-            values = self._kernel(waveform)[rows]
+            rows, places = self._voiced_rows(len(samples), intervals)
+            values = self._values(self._conditioned(samples, [[0, len(samples)]], level, key))[rows]
         else:
-            values = self._values(voice.join(waveform, intervals))  # type: ignore[arg-type]
+            values = self._values(self._conditioned(samples, intervals.tolist(), level, key))
             places = np.arange(len(values)) * self.recipe.row_samples
         limit = max(1, self.recipe.rows(int(self.recipe.segment.max_part_s * self.recipe.audio.sample_rate_hz)))
         parts = -(-len(values) // limit)
@@ -204,7 +242,7 @@ class FeatureExtractor:
     def _holds_rows(self, n_samples: int, intervals: voice.Intervals) -> bool:
         if self._masks:
             return len(self._voiced_rows(n_samples, intervals)[0]) > 0
-        return self.recipe.rows(int(np.sum(intervals[:, 1] - intervals[:, 0]))) > 0
+        return self.recipe.rows(_length(intervals)) > 0
 
     def _voiced_rows(self, n_samples: int, intervals: voice.Intervals) -> tuple[npt.NDArray[np.int64], ...]:
         """Frames whose centre lies in a voiced interval: their numbers, and their centres in the joined voice."""
@@ -216,21 +254,30 @@ class FeatureExtractor:
         return rows, centres[rows] - (intervals[:, 1] - ends)[before[rows]]
 
 
-def remove_dc(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The waveform less its mean (summed in float64, in a fixed order)."""
-    return samples - np.float32(np.add.reduce(samples, dtype=np.float64) / len(samples))
+def _length(intervals: voice.Intervals) -> int:
+    return int(np.sum(intervals[:, 1] - intervals[:, 0]))
 
 
-def level_gain(samples: npt.NDArray[np.float32], intervals: voice.Intervals, level_dbfs: float | None) -> np.float32:
-    """Gain that sets the root mean square of the intervals to `level_dbfs`, with no sample beyond +-1."""
-    if level_dbfs is None:
+def mean_of(samples: npt.NDArray[np.float32]) -> np.float32:
+    """The mean (summed in float64, in a fixed order)."""
+    return np.float32(np.add.reduce(samples, dtype=np.float64) / len(samples))
+
+
+def level_gain(
+    samples: npt.NDArray[np.float32], mean: np.float32, mean_square: float, level_dbfs: float | None
+) -> np.float32:
+    """Gain that sets the root mean square of the voice to `level_dbfs`, with no sample less the mean beyond +-1.
+
+    Args:
+        samples: `[n]` of the whole utterance.
+        mean: taken off each sample.
+        mean_square: of the voice, less the mean.
+        level_dbfs: None sets no level: the gain is 1.
+    """
+    if level_dbfs is None or mean_square == 0:
         return np.float32(1)
-    energy = sum(float(np.add.reduce(np.square(samples[start:end]), dtype=np.float64)) for start, end in intervals)
-    if energy == 0:
-        return np.float32(1)
-    rms = math.sqrt(energy / float(np.sum(intervals[:, 1] - intervals[:, 0])))
-    peak = max(float(samples.max()), -float(samples.min()))
-    return np.float32(min(10 ** (level_dbfs / 20) / rms, 1 / peak))
+    peak = max(float(samples.max() - mean), float(mean - samples.min()))
+    return np.float32(min(10 ** (level_dbfs / 20) / math.sqrt(mean_square), 1 / peak))
 
 
 def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:

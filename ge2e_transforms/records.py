@@ -54,7 +54,10 @@ def require_fast_crc() -> None:
 
 def masked_crc(data: bytes) -> int:
     """The 32-bit masked crc32c that TFRecord files hold."""
-    crc: int = google_crc32c.value(data)
+    return _masked(google_crc32c.value(data))
+
+
+def _masked(crc: int) -> int:
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
@@ -120,14 +123,14 @@ def encode_record(values: npt.NDArray[Any], fields: Mapping[str, str | int]) -> 
         schema.KEY_HEIGHT: values.shape[0],
         schema.KEY_WIDTH: values.shape[1],
     }
-    entries = [_entry(key, _scalar(head[key])) for key in sorted(head)]
-    # The values come last, so that their offset is the length of all before them.
-    if name == "float32":
-        entries.append(_entry(schema.KEY_VALUES, _field(2, _field(1, payload))))
-    else:
-        entries.append(_entry(schema.KEY_ENCODED, _field(1, _field(1, payload))))
-    framed = frame(_field(1, b"".join(entries)))
-    return framed, len(framed) - FOOTER_BYTES - len(payload)
+    entries = b"".join(_entry(key, _scalar(head[key])) for key in sorted(head))
+    # The values come last, so that their offset is the length of all before them; they are copied once more, here.
+    entries += payload_head(DTYPES[name], len(payload))
+    before = b"\n" + _varint(len(entries) + len(payload)) + entries
+    length = struct.pack("<Q", len(before) + len(payload))
+    crc = _masked(google_crc32c.extend(google_crc32c.value(before), payload))
+    framed = b"".join((length, _FOOTER.pack(masked_crc(length)), before, payload, _FOOTER.pack(crc)))
+    return framed, HEADER_BYTES + len(before)
 
 
 def _varint(value: int) -> bytes:

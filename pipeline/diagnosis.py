@@ -14,7 +14,7 @@ from pipeline.examine import Report
 
 MIB = 1 << 20
 # What decides the bytes of records and indexes.
-_DECIDE_BYTES = ("ge2e-features", "numpy", "scipy", "librosa", "soundfile", "libsndfile", "soxr", "pyarrow", "av")
+_DECIDE_BYTES = ("ge2e-features", "numpy", "scipy", "soundfile", "libsndfile", "soxr", "pyarrow", "av")
 _MUST_FIT = ("python", "apache-beam")
 _NAMED_WORKERS = 3
 

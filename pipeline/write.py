@@ -179,6 +179,7 @@ class _WriteShardsFn(beam.DoFn):
 
     def setup(self) -> None:
         hygiene.limit_threads()  # before the extractor loads what would start more
+        hygiene.keep_memory()
         with recorded(self._job.output, self._job.token):
             require_fast_crc()
             self._extractor = FeatureExtractor(self._job.recipe)

@@ -114,6 +114,31 @@ def test_shorter_than_a_window_is_librosas_too(length, changes):
     assert np.abs(FeatureKernel(recipe)(samples) - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("changes", [{}, {"pad_mode": "reflect"}, {"center": False}, {"features": "mfcc"}])
+@pytest.mark.parametrize("length", [600, 700, 19200, 60000])
+def test_several_waveforms_at_once_are_each_as_alone(changes, length):
+    kernel = FeatureKernel(DEFAULT.replace(**changes))
+    for count in (1, 2, 5):
+        pieces = speechlike(4, 20.0)[: count * length].reshape(count, length)
+        found = kernel(pieces)
+        assert found.shape == (count, *kernel(pieces[0]).shape)
+        for piece, frames in zip(pieces, found, strict=True):
+            assert np.array_equal(kernel(np.ascontiguousarray(piece)), frames)
+
+
+@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 399, 511, 512, 513, 672, 800, 1023, 1025, 1400])
+def test_frames_at_the_ends_are_librosas_for_any_length(length, pad_mode):
+    recipe = DEFAULT.replace(pad_mode=pad_mode)
+    samples = speechlike(12, 1.0)[4000 : 4000 + length]
+    if pad_mode == "reflect" and length <= 256:  # which librosa refuses
+        padded = np.pad(samples, 256, mode="reflect")
+        expected = librosa_features(padded, recipe.replace(center=False))
+    else:
+        expected = librosa_features(samples, recipe)
+    assert np.abs(FeatureKernel(recipe)(samples) - expected).max() < 1e-4
+
+
 @pytest.mark.parametrize(
     "recipe", [DEFAULT, DEFAULT.replace(center=False), DEFAULT.replace(features="mfcc", n_mfcc=13)]
 )

@@ -10,14 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synth import speechlike, tone
 
+from ge2e_transforms import voice
 from ge2e_transforms.config import VoiceConfig
 from ge2e_transforms.errors import SilentAudioError
-from ge2e_transforms.voice import frame_power, join, source_position, voiced_intervals
+from ge2e_transforms.voice import energy_of, frame_power, hop_energies, join, source_position
 
 RATE = 16000
 DEFAULT = VoiceConfig()
 # Nothing in the way of the comparison: librosa has no idea of silence.
 DEAF = VoiceConfig(silence_dbfs=-200)
+
+
+def voiced_intervals(samples, rate_hz, config):
+    energies = hop_energies(samples, np.float32(0), config.voice_hop)
+    return voice.voiced_intervals(energies, len(samples), rate_hz, config)
 
 
 def by_librosa(samples, top_db=30.0, window=2048, hop=512):
@@ -139,7 +145,7 @@ def test_a_click_of_one_active_bit_is_silence_but_speech_at_minus_60_is_not():
 
 
 def test_power_of_a_constant_is_its_square():
-    power = frame_power(np.full(8192, 0.5, dtype=np.float32), 2048, 512)
+    power = frame_power(hop_energies(np.full(8192, 0.5, dtype=np.float32), np.float32(0), 512), 2048, 512)
     assert power.tolist() == [0.125, 0.1875, *[0.25] * 13, 0.1875, 0.125]
 
 
@@ -150,7 +156,9 @@ def test_power_is_the_mean_square_of_each_frame(seed, length, geometry):
     samples = bursts(seed, length)
     padded = np.pad(samples.astype(np.float64), window // 2)
     expected = [np.mean(padded[start : start + window] ** 2) for start in range(0, length + 1, hop)]
-    np.testing.assert_allclose(frame_power(samples, window, hop), expected, rtol=1e-5, atol=1e-15)
+    np.testing.assert_allclose(
+        frame_power(hop_energies(samples, np.float32(0), hop), window, hop), expected, rtol=1e-5, atol=1e-15
+    )
 
 
 intervals_of_a_wave = st.lists(st.integers(0, 300), min_size=2, max_size=12, unique=True).map(
@@ -161,11 +169,30 @@ intervals_of_a_wave = st.lists(st.integers(0, 300), min_size=2, max_size=12, uni
 @given(intervals_of_a_wave)
 def test_positions_lead_back_through_the_splice(intervals):
     source = np.arange(300, dtype=np.float32)
-    joined = join(source, intervals)
+    joined = join(source, intervals.tolist())
     assert joined.tolist() == [i for start, end in intervals.tolist() for i in range(start, end)]
     assert [source_position(intervals, place) for place in range(len(joined))] == joined.tolist()
 
 
 def test_joining_one_interval_copies_nothing():
     source = np.arange(100, dtype=np.float32)
-    assert np.shares_memory(join(source, np.array([[10, 90]])), source)
+    assert np.shares_memory(join(source, [[10, 90]]), source)
+
+
+@pytest.mark.parametrize("length", [1, 511, 512, 513, 200_000])
+def test_hop_energies_take_the_mean_off_and_leave_nothing_out(length):
+    samples = np.random.default_rng(length).normal(0.3, 0.1, length).astype(np.float32)
+    energies = hop_energies(samples, np.float32(0.3), 512)
+    assert energies.shape == (1 + length // 512,)
+    exact = (samples.astype(np.float64) - np.float32(0.3)) ** 2
+    expected = np.add.reduceat(np.append(exact, 0), np.arange(0, length + 1, 512))
+    np.testing.assert_allclose(energies, expected, rtol=1e-5)
+    assert len(energies) == 1 or energies[0] == hop_energies(samples[:512], np.float32(0.3), 512)[0]
+
+
+def test_energy_of_intervals_reaches_to_the_end_of_the_waveform():
+    samples = np.random.default_rng(3).normal(0, 0.1, 5000).astype(np.float32)
+    energies = hop_energies(samples, np.float32(0), 512)
+    for intervals in ([[0, 5000]], [[512, 1024], [4608, 5000]], [[0, 4608]]):
+        expected = sum(float(np.sum(samples[a:b].astype(np.float64) ** 2)) for a, b in intervals)
+        assert abs(energy_of(energies, 512, np.array(intervals)) / expected - 1) < 1e-5
