@@ -17,12 +17,16 @@ class PlannedSpeaker(NamedTuple):
 
 
 class SpeakerRange(NamedTuple):
-    """Consecutive speakers of one split in one shard, or one large speaker in `parts` shards."""
+    """Consecutive speakers of one split in one shard, or one large speaker in `parts` shards.
+
+    `milliseconds` is what a shard of it is expected to hold.
+    """
 
     first_speaker: str
     label: int
     shard: int
     parts: int
+    milliseconds: int
 
 
 def lay_out(
@@ -39,14 +43,16 @@ def lay_out(
         if large:
             for offset, member in zip(before, members, strict=False):
                 parts = -(-member.milliseconds // limit_ms)
-                yield SpeakerRange(member.name, label + offset, shard, parts)
+                yield SpeakerRange(member.name, label + offset, shard, parts, member.milliseconds // parts)
                 shard += parts
         else:
             # Between large speakers lie several runs of others: each has its share of `min_shards`.
             share = -(-min_shards * len(members) // len(speakers))
-            starts = _cut([member.milliseconds for member in members], limit_ms, share)
-            for number, start in enumerate(starts):
-                yield SpeakerRange(members[start].name, label + before[start], shard + number, 1)
+            sizes = [member.milliseconds for member in members]
+            starts = _cut(sizes, limit_ms, share)
+            for number, (start, end) in enumerate(itertools.pairwise([*starts, len(sizes)])):
+                size = sum(sizes[start:end])
+                yield SpeakerRange(members[start].name, label + before[start], shard + number, 1, size)
             shard += len(starts)
         label += before[-1]
 

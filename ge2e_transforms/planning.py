@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -120,6 +121,12 @@ class Plan:
             shards = self.shards[split]
             tasks += [ShardTask(split, number, shards, label, self.generation) for number, label in enumerate(labels)]
         return tasks
+
+    def largest_first(self) -> list[int]:
+        """Numbers of all shards. Dealt out in turn in this order, or taken as workers are free, they end together."""
+        entries = itertools.chain.from_iterable(self.ranges.values())
+        sizes = [entry.milliseconds for entry in entries for _ in range(entry.parts)]
+        return sorted(range(len(sizes)), key=lambda number: -sizes[number])
 
 
 def expected_ms(row: Utterance, max_seconds: float) -> int:

@@ -159,8 +159,11 @@ def assign_shards(chunk: bytes, plan: Plan) -> Iterable[tuple[int, bytes]]:
 
 
 def announce_shards(plan: Plan) -> list[tuple[int, bytes]]:
-    """One empty parcel per shard, so that a shard whose share of a speaker is empty is written (as nothing) too."""
-    return [(number, b"") for number in range(len(plan.tasks))]
+    """One empty parcel per shard, so that a shard whose share of a speaker is empty is written (as nothing) too.
+
+    The largest come first: Beam's local runner deals shards out to its workers in the order in which it meets them.
+    """
+    return [(number, b"") for number in plan.largest_first()]
 
 
 class GroupByShard(beam.PTransform):
