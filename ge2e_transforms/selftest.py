@@ -18,11 +18,11 @@ import numpy.typing as npt
 from ge2e_transforms import audio, records, schema
 from ge2e_transforms.codec_samples import SAMPLES
 from ge2e_transforms.config import AudioConfig, Recipe
+from ge2e_transforms.decoded import AudioSource
 from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import CorruptAudioError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.rng import random_bits
-from ge2e_transforms.shards import AudioSource
 from ge2e_transforms.utterance import Utterance
 
 CODEC_RATE_HZ = 16000

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,11 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ge2e_transforms import audio, records, schema
-from ge2e_transforms.config import AudioConfig, Recipe
+from ge2e_transforms.decoded import AudioLoader, AudioSource, Recordings
 from ge2e_transforms.errors import (
     AlreadyThereError,
     DataError,
-    DiskError,
     DoubledUtteranceError,
     ErasedSpeakerError,
     LedgerRow,
@@ -36,17 +34,8 @@ from ge2e_transforms.identity import Tombstones, erased_row
 from ge2e_transforms.planning import ShardTask
 from ge2e_transforms.utterance import Utterance, ledger_row
 
-# Where encoded audio comes from: a location to a local path, or to the bytes of an object.
-AudioSource = Callable[[str], "str | bytes"]
-# What decodes: `audio.load`, or what does the same elsewhere.
-AudioLoader = Callable[["str | bytes", AudioConfig, "str | int | None", str], "npt.NDArray[np.float32]"]
-# Decoded recordings that later rows of a shard need again are kept up to this (256 MiB of float32).
-_KEPT_SAMPLES = 1 << 26
-KEPT_BYTES = 4 * _KEPT_SAMPLES
 # Label, numbers of utterance and session, and audio_hash.
 _Numbers = tuple[int, int, int, int]
-# Waits before a read that failed is tried again; then the shard fails, and the runner may try it elsewhere.
-_RETRY_WAITS_S = (0.5, 1.0, 2.0, 5.0)
 
 
 @dataclass
@@ -185,8 +174,11 @@ class ShardWriter:
         """
         ordered = in_order(rows)
         wanted = [row for row in ordered if not self._known.refusal(row)]
-        recordings = _Recordings(wanted, self._extractor.recipe, self._open_audio, self._load)
-        with records_path.open("wb") as stream:
+        config, folder = self._extractor.recipe.audio, records_path.parent
+        with (
+            Recordings(wanted, config, self._open_audio, self._load, folder) as recordings,
+            records_path.open("wb") as stream,
+        ):
             label = self._task.label  # of the next new speaker
             for speaker, group in itertools.groupby(ordered, key=lambda row: row.speaker_key):
                 known = self._known.labels.get(speaker)
@@ -205,7 +197,7 @@ class ShardWriter:
             **self._frames.to_json(),
         }
 
-    def _write_speaker(self, rows: Iterable[Utterance], label: int, recordings: _Recordings, stream: BinaryIO) -> None:
+    def _write_speaker(self, rows: Iterable[Utterance], label: int, recordings: Recordings, stream: BinaryIO) -> None:
         sessions: dict[str, int] = {}
         written: Utterance | None = None
         utterances = 0
@@ -288,65 +280,3 @@ def _refuse_double(written: Utterance | None, row: Utterance) -> None:
             f"utterance {row.utterance_id!r} of speaker {row.speaker_key!r} stands before, in {written.manifest} "
             f"at {written.position}: that row is kept; give each row an utterance_id of its own"
         )
-
-
-class _Recordings:
-    """Decoded recordings by row; one that later rows need again is kept, within a limit."""
-
-    def __init__(self, rows: list[Utterance], recipe: Recipe, open_audio: AudioSource, load: AudioLoader) -> None:
-        self._config = recipe.audio
-        self._open_audio = open_audio
-        self._decode = load
-        self._left = Counter(map(self._key, rows))
-        self._kept: dict[tuple[str, str | int], npt.NDArray[np.float32] | DataError] = {}
-
-    def _key(self, row: Utterance) -> tuple[str, str | int]:
-        return row.location, self._config.channel if row.channel is None else row.channel
-
-    def take(self, row: Utterance) -> npt.NDArray[np.float32]:
-        """Mono samples of a row's segment at the recipe's rate; raises the DataError of its recording."""
-        key = self._key(row)
-        self._left[key] -= 1
-        samples = self._kept.pop(key, None)
-        if samples is None:
-            samples = self._load(key)
-        if self._left[key]:
-            self._keep(key, samples)
-        if isinstance(samples, DataError):
-            raise type(samples)(str(samples))
-        if row.offset_s is None:
-            return samples
-        return audio.cut(samples, self._config.sample_rate_hz, row.offset_s, row.duration_s, row.location)
-
-    def _load(self, key: tuple[str, str | int]) -> npt.NDArray[np.float32] | DataError:
-        location, channel = key
-        waits = iter(_RETRY_WAITS_S)
-        while True:
-            try:
-                return self._decode(self._open_audio(location), self._config, channel, location)
-            except DataError as error:
-                return error
-            except OSError as error:  # of the disk or the network, not of the recording: it may pass
-                wait_s = next(waits, None)
-                if wait_s is None:
-                    if error.errno is None:  # ours, or of a store: it has a name
-                        raise
-                    raise DiskError(
-                        f"{location} cannot be read ({error.strerror}), when tried again too: check the disk, or the "
-                        "network it is on, and run the same command again; finished shards are kept"
-                    ) from error
-                time.sleep(wait_s)
-
-    def _keep(self, key: tuple[str, str | int], samples: npt.NDArray[np.float32] | DataError) -> None:
-        self._kept[key] = samples
-        # The one used longest ago goes first: each use takes a recording out and puts it back at the end.
-        for old in self._over_limit():
-            del self._kept[old]
-
-    def _over_limit(self) -> Iterator[tuple[str, str | int]]:
-        total = sum(0 if isinstance(kept, DataError) else len(kept) for kept in self._kept.values())
-        for key, kept in list(self._kept.items())[:-1]:
-            if total <= _KEPT_SAMPLES:
-                return
-            total -= 0 if isinstance(kept, DataError) else len(kept)
-            yield key

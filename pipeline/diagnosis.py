@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ge2e_transforms.codec_samples import SAMPLES
 from ge2e_transforms.config import Recipe
+from ge2e_transforms.decoded import KEPT_BYTES
 from ge2e_transforms.selftest import LOSSLESS, NEEDS_AV
-from ge2e_transforms.shards import KEPT_BYTES
 from pipeline.examine import Report
 
 MIB = 1 << 20

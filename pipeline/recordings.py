@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from ge2e_transforms import stores
 from ge2e_transforms.archives import Archives, RandomAccess, split_member
+from ge2e_transforms.decoded import AudioSource
 from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
 from ge2e_transforms.read_ahead import ReadAhead, Source
 from ge2e_transforms.regular_files import open_regular
-from ge2e_transforms.shards import AudioSource
 from pipeline import storage
 
 # What a store says of one object, unlike credentials that are wrong for all of them.

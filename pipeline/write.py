@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
+from ge2e_transforms.decoded import AudioLoader
 from ge2e_transforms.errors import ErasedSpeakerError, LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.isolated import IsolatedDecoder
@@ -25,7 +26,7 @@ from ge2e_transforms.planning import Plan, ShardTask
 from ge2e_transforms.records import require_fast_crc
 from ge2e_transforms.row_chunks import unpack
 from ge2e_transforms.schema import shard_files, start_mark
-from ge2e_transforms.shards import AudioLoader, Known, ShardWriter, in_order, recordings_of
+from ge2e_transforms.shards import Known, ShardWriter, in_order, recordings_of
 from ge2e_transforms.utterance import Utterance, audio_location, file_of
 from pipeline import growth, hygiene, metrics, recordings, storage, watchdog
 from pipeline.interrupt import raise_if_interrupted

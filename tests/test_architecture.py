@@ -48,6 +48,7 @@ ORDER = [
     "planning",
     "lengths",
     "row_chunks",
+    "decoded",
     "shards",
     "erasing",
     "selftest",

@@ -18,7 +18,7 @@ from faults import Operation, injected
 from jobs import Planned, job, planned, run_here, unlisted
 from synth import small_corpus
 
-from ge2e_transforms import shards
+from ge2e_transforms import decoded
 from ge2e_transforms.config import PRESETS
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import digest
@@ -70,7 +70,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pauses before second tries."""
     monkeypatch.setattr(disk, "_PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(storage, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0,) * 4)
+    monkeypatch.setattr(decoded, "_RETRY_WAITS_S", (0.0,) * 4)
 
 
 class Case(NamedTuple):

@@ -384,30 +384,6 @@ def test_a_bad_recording_is_tried_once_and_named_in_each_row(folder, tmp_path, m
     assert len({id(entry) for entry in written.ledger}) == 4
 
 
-def test_recordings_that_are_kept_stay_within_the_limit(folder, tmp_path, monkeypatch):
-    names = ["r1", "r2", "r3", "r4"]
-    for name in names:
-        write(folder / f"{name}.wav", speechlike(1, 2.0), RATE)
-    rows = [r for name in names for r in segments_of(folder, name, 2)]
-    rows = [r._replace(utterance_id=f"{r.position}{r.utterance_id}") for r in rows]  # all firsts, then all seconds
-    seen = loads(monkeypatch)
-    unlimited = Written(tmp_path / "1", rows)
-    assert seen == [f"{name}.wav" for name in names]
-    seen.clear()
-    monkeypatch.setattr(shards, "_KEPT_SAMPLES", 2 * 2 * RATE)
-    limited = Written(tmp_path / "2", rows)
-    assert len(seen) > 4
-    assert limited.done == unlimited.done
-
-
-def test_a_recording_longer_than_the_limit_is_still_shared(folder, tmp_path, monkeypatch):
-    write(folder / "large.wav", speechlike(1, 3.0), RATE)
-    monkeypatch.setattr(shards, "_KEPT_SAMPLES", 100)
-    seen = loads(monkeypatch)
-    Written(tmp_path / "1", segments_of(folder, "large", 3))
-    assert seen == ["large.wav"]
-
-
 def test_bytes_of_an_object_serve_as_well_as_a_path(folder, tmp_path):
     rows = [row(folder, "s", "u"), row(folder, "s", "v")]
     local = Written(tmp_path / "1", rows)

@@ -19,7 +19,7 @@ from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from jobs import Planned, counters, digests, done_contents, files_in, job, pids, planned, stamps, write_rows
 
-from ge2e_transforms import audio, shards
+from ge2e_transforms import audio, decoded
 from ge2e_transforms.errors import LedgerRow, PlanError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import Plan, PlanConfig
@@ -290,7 +290,7 @@ def test_a_disk_that_fails_for_a_moment_fails_the_job_and_becomes_no_ledger_row(
         return really_open(path)
 
     monkeypatch.setattr(audio, "open_regular", failing)
-    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0,) * 4)
+    monkeypatch.setattr(decoded, "_RETRY_WAITS_S", (0.0,) * 4)
     config = job(tmp_path / "out", corpus)
     made = planned(config)
     with pytest.raises(Exception, match="Input/output error"):
@@ -312,7 +312,7 @@ def test_a_disk_that_fails_once_is_tried_again(corpus: Path, tmp_path: Path, mon
         return really_open(path)
 
     monkeypatch.setattr(audio, "open_regular", failing)
-    monkeypatch.setattr(shards, "_RETRY_WAITS_S", (0.0,) * 4)
+    monkeypatch.setattr(decoded, "_RETRY_WAITS_S", (0.0,) * 4)
     config = job(tmp_path / "out", corpus)
     write(config, planned(config), faults(corpus))
     assert failures == []
