@@ -6,8 +6,9 @@ of them dies. Here the death of one ends all of them and the job, by a named err
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -48,20 +49,36 @@ class Crew:
         self._log = log
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._ahead: list[subprocess.Popen[bytes]] = []
+
+    def start_ahead(self, count: int) -> None:
+        """Has workers import what they need while the program still builds its pipeline."""
+        self._ahead += [self._process() for _ in range(count)]
 
     def start(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """One more worker. It ends when this process does, as nobody holds the other end of its input then."""
-        with self._log.open("ab") as log, self._lock:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.local_worker", LIFELINE],
-                stdin=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **environment},
-            )
+        process = self._ahead.pop() if self._ahead else self._process()
+        assert process.stdin is not None  # a pipe
+        with contextlib.suppress(BrokenPipeError):  # it has died, which its handler will see
+            process.stdin.write(json.dumps(environment).encode() + b"\n")
+        with self._lock:
             self._processes.append(process)
             if self.lost:
                 process.kill()
         return process
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            arguments = [sys.executable, "-m", "pipeline.local_worker", LIFELINE]
+            # Nothing is left in a buffer, which could not be closed once the worker has died.
+            return subprocess.Popen(arguments, bufsize=0, stdin=subprocess.PIPE, stderr=log)
+
+    def let_go(self) -> None:
+        """Ends those that were never asked for."""
+        for process in self._ahead:
+            assert process.stdin is not None  # a pipe
+            process.stdin.close()
+            process.wait()
 
     def end(self, status: int) -> None:
         """One has died: the others end too, as what they make cannot be used, but for the shards they have finished."""
@@ -145,8 +162,8 @@ def _endpoint(address: str) -> str:
 
 
 @contextmanager
-def crew(log: Path) -> Iterator[Crew]:
-    """Workers for the job that runs in the block; what they print is appended to `log`.
+def crew(log: Path, count: int) -> Iterator[Crew]:
+    """Workers for the job that runs in the block, `count` of them started ahead; what they print is appended to `log`.
 
     Raises:
         WorkerError: one of them died; whatever Beam made of that is its cause.
@@ -157,12 +174,14 @@ def crew(log: Path) -> Iterator[Crew]:
     threading.excepthook = _but_broken_streams
     reader.addFilter(_is_no_broken_stream)
     try:
+        own.start_ahead(count)
         yield own
     except Exception as error:
         if own.lost:
             raise WorkerError(own.lost) from error
         raise
     finally:
+        own.let_go()
         threading.excepthook = hook
         reader.removeFilter(_is_no_broken_stream)
         del _crews[own.name]

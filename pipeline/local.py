@@ -42,7 +42,7 @@ def worker_processes(beam_options: PipelineOptions, log: Path) -> Iterator[FnApi
         return
     direct.direct_running_mode = None
     try:
-        with crew(log) as workers:
+        with crew(log, direct.direct_num_workers) as workers:
             yield FnApiRunner(default_environment=Workers(workers.name))
     finally:
         direct.direct_running_mode = mode

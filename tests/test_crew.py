@@ -8,12 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from jobs import LIMIT_S, ROOT, command, run_here
 from synth import small_corpus
 
 from ge2e_transforms.errors import DoctorError, WorkerError
 from pipeline import doctor
+from pipeline.crew import Workers, crew
 from pipeline.local import again_if_a_worker_dies
 from pipeline.local_worker import LIFELINE
 
@@ -82,10 +85,28 @@ def test_a_program_that_is_killed_takes_its_workers_with_it(corpus: Path, tmp_pa
         time.sleep(0.005)
 
 
-def test_a_worker_ends_when_its_lifeline_does() -> None:
+@pytest.mark.parametrize("told", [b"", b"{}\n", b"{}\nwhatever comes is no end"])
+def test_a_worker_ends_when_its_lifeline_does(told: bytes) -> None:
+    """One that was started ahead and is not needed, and one that works."""
     arguments = [sys.executable, "-m", "pipeline.local_worker", LIFELINE]
     with subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         assert worker.stdin is not None
-        worker.stdin.write(b"whatever comes is no end")
+        worker.stdin.write(told)
         worker.stdin.close()
         assert worker.wait(LIMIT_S) == 1
+
+
+def test_workers_that_were_started_ahead_for_nothing_end_with_the_block(tmp_path: Path) -> None:
+    with crew(tmp_path / "log", 2) as workers:
+        ahead = list(workers._ahead)
+        assert [process.poll() for process in ahead] == [None, None]
+    assert [process.poll() for process in ahead] == [1, 1]
+
+
+def test_a_worker_that_died_before_it_was_asked_for_is_told(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="ended by signal 9"), crew(tmp_path / "log", 1) as workers:
+        workers._ahead[0].kill()
+        workers._ahead[0].wait()
+        runner = FnApiRunner(default_environment=Workers(workers.name))
+        with beam.Pipeline(runner=runner) as pipeline:
+            pipeline | beam.Create([1])
