@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ def own_rows(rows: Sequence[Utterance], folder: Path) -> dict[str, Callable[[], 
         "librosa ge2e": lambda: [len(recipe_peers.librosa_ge2e(path)) for path in paths],
         "librosa seed": lambda: [len(recipe_peers.librosa_seed(path)) for path in paths],
     }
-    return {name: lambda call=call: timing.timed(call) for name, call in every.items()}  # type: ignore[misc]
+    return {name: partial(timing.timed, call) for name, call in every.items()}
 
 
 def decode(path: str) -> Any:
@@ -236,7 +237,7 @@ def peer_rows(python: str, paths: Sequence[str]) -> Iterator[dict[str, Callable[
             return run
 
         print(json.dumps(list(paths)), file=child.stdin, flush=True)
-        yield {name: lambda name=name: ask(name) for name in ROWS}  # type: ignore[misc]
+        yield {name: partial(ask, name) for name in ROWS}
         child.stdin.close()
 
 

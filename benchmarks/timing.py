@@ -47,17 +47,19 @@ def single_threaded() -> dict[str, str]:
 def speech(place: Path) -> list[Utterance]:
     """Rows of a manifest, or of a folder in the layout of LibriSpeech; paths are absolute."""
     from ge2e_transforms.corpora import librispeech
-    from ge2e_transforms.manifest import read_rows
-    from ge2e_transforms.utterance import Utterance
 
-    if place.is_dir():
-        rows = list(librispeech(place.resolve()))
-    else:
-        with place.open("rb") as stream:
-            rows = [row for row in read_rows(stream, str(place.resolve())) if isinstance(row, Utterance)]
+    rows = list(librispeech(place.resolve())) if place.is_dir() else read_manifest(place)
     if not rows:
         raise SystemExit(f"{place} names no recordings")
     return [row._replace(audio_path=str(Path(row.location).resolve())) for row in rows]
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    from ge2e_transforms.manifest import read_rows
+    from ge2e_transforms.utterance import Utterance
+
+    with path.open("rb") as stream:
+        return [row for row in read_rows(stream, str(path.resolve())) if isinstance(row, Utterance)]
 
 
 def repeated(rows: Sequence[Utterance], times: int) -> list[Utterance]:
@@ -188,9 +190,9 @@ def ge2e_run(manifest: Path, output: Path, processes: int, *flags: str) -> Run:
     """One job of ours as a program, with what it wrote; the output is left there."""
     command = [sys.executable, "-m", "pipeline", "run", "--manifest", str(manifest), "--output", str(output)]
     run = watched([*command, f"--direct_num_workers={processes}", *flags]).run
-    metadata = json.loads((output / "metadata.json").read_text())
-    if any(metadata["rejected"].values()):
-        raise SystemExit(f"recordings were rejected: {metadata['rejected']}")
+    counts = json.loads((output / "metadata.json").read_text())["counts"]
+    if counts["rejected"]:
+        raise SystemExit(f"recordings were rejected: {counts}")
     return run | {"bytes": bytes_in(output)}
 
 
