@@ -102,7 +102,7 @@ def report(runs: dict[str, list[Run]], seconds: float, args: argparse.Namespace,
         name: rate
         for name in (*JOBS, *BARE)
         if f"{name} x{high}" in runs
-        and (rate := _rate(name, runs[f"{name} x{low}"], runs[f"{name} x{high}"], seconds * (high - low)))
+        and (rate := timing.rate(name, runs[f"{name} x{low}"], runs[f"{name} x{high}"], seconds * (high - low)))
     }
     print(f"\n{seconds * low / 3600:.2f} and {seconds * high / 3600:.2f} h of speech, {args.rounds} rounds\n")
     long_runs = {row["name"]: row for row in found if row["times"] == high or row["name"] == _FIXED}
@@ -133,15 +133,6 @@ def _goals(rates: dict[str, dict[str, float]], runs: dict[str, list[Run]]) -> li
 
 def _summary(taken: list[Run]) -> Run:
     return {key: round(timing.median(taken, key), 3) for key in ("wall_s", "cpu_s", "peak_mib", "bytes")}
-
-
-def _rate(name: str, short: list[Run], long: list[Run], seconds: float) -> dict[str, float]:
-    """Times real time, by what the long runs took more than the short ones."""
-    more = {key: timing.median(long, key) - timing.median(short, key) for key in ("wall_s", "cpu_s")}
-    if min(more.values()) <= 0:
-        print(f"{name}: the long run took no longer: give --times that differ more", file=sys.stderr)
-        return {}
-    return {"x_real_time": seconds / more["wall_s"], "x_real_time_cpu": seconds / more["cpu_s"]}
 
 
 def job(manifest: Path, folder: Path, processes: int) -> Run:

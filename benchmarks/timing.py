@@ -137,6 +137,15 @@ def ratio(ones: Sequence[Run], others: Sequence[Run], key: str) -> float:
     return float(statistics.median(one[key] / other[key] for one, other in zip(ones, others, strict=True)))
 
 
+def rate(name: str, short: list[Run], long: list[Run], seconds: float) -> dict[str, float]:
+    """Times real time, by what the long runs took more than the short ones."""
+    more = {key: median(long, key) - median(short, key) for key in ("wall_s", "cpu_s")}
+    if min(more.values()) <= 0:
+        print(f"{name}: the long run took no longer: give --times that differ more", file=sys.stderr)
+        return {}
+    return {"x_real_time": seconds / more["wall_s"], "x_real_time_cpu": seconds / more["cpu_s"]}
+
+
 # Programs.
 
 
