@@ -90,9 +90,15 @@ def _arguments() -> argparse.Namespace:
 
 
 def report(runs: dict[str, list[Run]], seconds: float, sizes: dict[str, int], args: argparse.Namespace) -> None:
-    formats, cells = [], []
+    formats: list[dict[str, Any]] = []
+    cells: list[tuple[str, ...]] = []
     for name, size in sizes.items():
-        row = {"name": name, "bytes": size, "cpu_s": timing.median(runs[name], "cpu_s"), "rounds": runs[name]}
+        row: dict[str, Any] = {
+            "name": name,
+            "bytes": size,
+            "cpu_s": timing.median(runs[name], "cpu_s"),
+            "rounds": runs[name],
+        }
         # A stage that does nothing has no rate.
         taken = {stage: timing.median(runs[name], f"{stage}_s") for stage in _STAGES}
         row |= {f"{stage}_x_real_time": round(seconds / spent) for stage, spent in taken.items() if spent > 1e-3}
@@ -293,7 +299,7 @@ def long_shard(rows: Sequence[Utterance], folder: Path) -> Run:
     return {
         **taken,
         "decode_alone_s": alone["cpu_s"],
-        "to_decode": taken["cpu_s"] / alone["cpu_s"],
+        "times_decode": taken["cpu_s"] / alone["cpu_s"],
         "decodes": len(decodes),
         "recordings": len(paths),
         "segments": len(rows),
@@ -304,7 +310,7 @@ def _long_rows(runs: dict[str, list[Run]]) -> Iterator[dict[str, Any]]:
     for shared in (False, True):
         taken = runs.get(_long_name(shared))
         if taken:
-            medians = {key: round(timing.median(taken, key), 3) for key in ("cpu_s", "decode_alone_s", "to_decode")}
+            medians = {key: round(timing.median(taken, key), 3) for key in ("cpu_s", "decode_alone_s", "times_decode")}
             counts = {key: taken[0][key] for key in ("decodes", "recordings", "segments")}
             yield {"name": _long_name(shared), **medians, **counts, "rounds": taken}
 
@@ -313,7 +319,7 @@ def _long_table(found: Sequence[dict[str, Any]]) -> str:
     cells = [
         (
             *(row["name"], row["recordings"], row["segments"], row["decodes"]),
-            *(f"{row['cpu_s']:.2f}", f"{row['decode_alone_s']:.2f}", f"{row['to_decode']:.2f}"),
+            *(f"{row['cpu_s']:.2f}", f"{row['decode_alone_s']:.2f}", f"{row['times_decode']:.2f}"),
         )
         for row in found
     ]

@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def report(runs: dict[str, list[Run]], seconds: float, args: argparse.Namespace, more: dict[str, Any]) -> None:
-    found = []
+    found: list[dict[str, Any]] = []
     for name, taken in runs.items():
         wall, cpu = timing.median(taken, "wall_s"), timing.median(taken, "cpu_s")
         row = {"name": name, "x_real_time": round(seconds / wall), "x_real_time_cpu": round(seconds / cpu)}

@@ -31,10 +31,11 @@ _VAD_WINDOW, _VAD_AVERAGE, _VAD_SILENCE = RATE_HZ * 30 // 1000, 8, 6
 def librosa_ge2e(path: str) -> Frames:
     """Preset `ge2e` by librosa calls: `[frames, 40]`."""
     import librosa
+    from librosa.effects import split
 
     samples, _ = librosa.load(path, sr=RATE_HZ)
     samples = samples - np.float32(samples.mean(dtype=np.float64))
-    voice = np.concatenate([samples[start:end] for start, end in librosa.effects.split(samples, top_db=_TOP_DB)])
+    voice = np.concatenate([samples[start:end] for start, end in split(samples, top_db=_TOP_DB)])
     loudness = np.sqrt(np.mean(np.square(voice), dtype=np.float64))
     gain = min(10 ** (_LEVEL_DBFS / 20) / loudness, 1 / np.abs(samples).max())
     return _librosa_mel(voice * np.float32(gain), "constant")
@@ -43,11 +44,12 @@ def librosa_ge2e(path: str) -> Frames:
 def librosa_seed(path: str) -> Frames:
     """Preset `seed` by librosa calls: `[windows, 121, 40]`, one call for each window."""
     import librosa
+    from librosa.effects import split
 
     samples, _ = librosa.load(path, sr=RATE_HZ)
     windows = [
         _librosa_mel(samples[first : first + _CROP], "reflect")
-        for start, end in librosa.effects.split(samples, top_db=_TOP_DB)
+        for start, end in split(samples, top_db=_TOP_DB)
         for first in range(start, end - _CROP + 1, _CROP)
     ]
     return np.stack(windows) if windows else np.empty((0, 121, 40), np.float32)
@@ -118,7 +120,7 @@ def _without_silence(samples: Waveform, pack: Callable[[npt.NDArray[np.int16]], 
     padded = np.pad(np.asarray(flags, dtype=np.float64), ((_VAD_AVERAGE - 1) // 2, _VAD_AVERAGE // 2))
     smooth = np.round(np.convolve(padded, np.full(_VAD_AVERAGE, 1 / _VAD_AVERAGE), "valid")).astype(bool)
     keep = binary_dilation(smooth, np.ones(_VAD_SILENCE + 1))
-    return whole[np.repeat(keep, _VAD_WINDOW)]
+    return np.asarray(whole[np.repeat(keep, _VAD_WINDOW)])
 
 
 ROWS: dict[str, Callable[[str], Frames]] = {"lhotse": lhotse_fbank, "rtvc": rtvc, "rtvc array": rtvc_array}
