@@ -116,7 +116,7 @@ def report(names: list[str], runs: dict[str, list[Run]], seconds: float, args: a
     print(f"\n{seconds * high / 3600:.2f} h of speech, {len(os.sched_getaffinity(0))} cores, {args.rounds} rounds\n")
     head = ["", "wall s", "CPU s", "fixed, s", "x real time, rate", "peak MiB", "MB on disk", "what it leaves out"]
     print(timing.table(head, [_cells(row) for row in found]))
-    facts = timing.about(hours=round(seconds * high / 3600, 3), times=args.times, rounds=args.rounds)
+    facts = timing.about(args.peers, hours=round(seconds * high / 3600, 3), times=args.times, rounds=args.rounds)
     timing.save(args.json, {"about": facts, "rows": found}, _goals(found))
 
 

@@ -106,7 +106,7 @@ def report(runs: dict[str, list[Run]], seconds: float, args: argparse.Namespace,
         for one, other, limit in _GOALS
         if one in runs and other in runs
     ]
-    facts = timing.about(hours=round(seconds / 3600, 3), rounds=args.rounds, clock=args.clock, **more)
+    facts = timing.about(args.peers, hours=round(seconds / 3600, 3), rounds=args.rounds, clock=args.clock, **more)
     timing.save(args.json, {"about": facts, "rows": found}, goals)
 
 

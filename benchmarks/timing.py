@@ -28,6 +28,10 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 RATE_HZ = 16000
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
+_PACKAGES = (
+    *("numpy", "scipy", "librosa", "soundfile", "soxr", "av", "pyarrow", "apache-beam", "tensorflow"),
+    *("lhotse", "lilcom", "torch", "webrtcvad-wheels"),
+)
 
 
 def one_core() -> None:
@@ -244,17 +248,23 @@ def goals_table(goals: Sequence[Goal]) -> str:
     return table(["goal", "limit", "measured", "met"], rows)
 
 
-def about(**more: Any) -> dict[str, Any]:
-    """What figures were taken with."""
+def about(peers: str | None = None, **more: Any) -> dict[str, Any]:
+    """What figures were taken with; `peers` is another interpreter that took part."""
+    found = {"python": platform.python_version(), "versions": versions(), "cores": len(os.sched_getaffinity(0)), **more}
+    if peers:
+        command = [peers, "-c", "import json, timing; print(json.dumps(timing.versions()))"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found["versions_of_peers"] = json.loads(said.stdout)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of the packages whose speed counts, those that there are."""
     import importlib.metadata
 
-    versions = {}
-    for package in ("numpy", "scipy", "librosa", "soundfile", "soxr", "apache-beam", "pyarrow", "tensorflow", "av"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), "versions": versions, "cores": len(os.sched_getaffinity(0)), **more}
+    names = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
+    return {name: names[name] for name in _PACKAGES if name in names}
 
 
 def save(path: Path | None, found: Mapping[str, Any], goals: Sequence[Goal]) -> None:
