@@ -3,10 +3,10 @@
     python benchmarks/recipe.py SPEECH [--hours 20] [--rounds 5] [--peers PEERS/bin/python] [--json FILE]
     python benchmarks/recipe.py SPEECH --profile
 
-SPEECH is a folder in the layout of LibriSpeech, or a manifest. All rows take turns on one core, without threads:
-ours and librosa's in this process, lhotse's and RTVC's in a child of the interpreter that `--peers` names
-(`requirements-recipe.txt`). Before anything is timed, ours and librosa's values are compared. `--profile` prints the
-share of each stage instead.
+SPEECH is a folder in the layout of LibriSpeech, or a manifest. All rows take turns, every 50 recordings, on one core,
+no threads: ours and librosa's in this process, lhotse's and RTVC's in a child of the interpreter that `--peers`
+names (`requirements-recipe.txt`). Before anything is timed, ours and librosa's values are compared. `--profile` prints
+the share of each stage instead.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 256  # frames that one FFT takes: they stay in the cache
 _N_FFT, _HOP = 512, 160
+_PART = 50  # recordings of a turn: some ten minutes of speech, a few seconds at most
 _TOLERANCE = 1e-3
 TITLES = {
     "decode": "libsndfile alone",
@@ -67,7 +68,8 @@ def main() -> None:
             contestants |= stack.enter_context(peer_rows(args.peers, [row.location for row in rows]))
         chosen = {name: call for name, call in contestants.items() if name in (args.only or contestants)}
         compared = compare({os.path.normpath(row.location) for row in rows})
-        runs = timing.in_turn(chosen, args.rounds, warm_up=1)
+        parts = [slice(start, min(start + _PART, len(rows))) for start in range(0, len(rows), _PART)]
+        runs = timing.in_turn_by_part(chosen, parts, args.rounds)
     report(runs, seconds, args, {"recordings": len(rows), "largest_difference": compared})
 
 
@@ -113,21 +115,26 @@ def report(runs: dict[str, list[Run]], seconds: float, args: argparse.Namespace,
 # Rows of this process.
 
 
-def own_rows(rows: Sequence[Utterance], folder: Path) -> dict[str, Callable[[], Run]]:
+def own_rows(rows: Sequence[Utterance], folder: Path) -> dict[str, Callable[[slice], Run]]:
     import recipe_peers
 
     paths = [row.location for row in rows]
-    every: dict[str, Callable[[], object]] = {
-        "decode": lambda: [decode(path) for path in paths],
-        "decode_fft": lambda: [decode_fft(path) for path in paths],
-        "ours ge2e": lambda: features(paths, "ge2e"),
-        "ours seed": lambda: features(paths, "seed"),
-        "ours records null": lambda: write(rows, Path(os.devnull), Path(os.devnull)),
-        "ours records disk": lambda: write(rows, folder / "records", folder / "index"),
-        "librosa ge2e": lambda: [len(recipe_peers.librosa_ge2e(path)) for path in paths],
-        "librosa seed": lambda: [len(recipe_peers.librosa_seed(path)) for path in paths],
+    null = Path(os.devnull)
+    every: dict[str, Callable[[slice], object]] = {
+        "decode": lambda part: [decode(path) for path in paths[part]],
+        "decode_fft": lambda part: [decode_fft(path) for path in paths[part]],
+        "ours ge2e": lambda part: features(paths[part], "ge2e"),
+        "ours seed": lambda part: features(paths[part], "seed"),
+        "ours records null": lambda part: write(rows[part], null, null),
+        "ours records disk": lambda part: write(rows[part], folder / "records", folder / "index"),
+        "librosa ge2e": lambda part: [len(recipe_peers.librosa_ge2e(path)) for path in paths[part]],
+        "librosa seed": lambda part: [len(recipe_peers.librosa_seed(path)) for path in paths[part]],
     }
-    return {name: partial(timing.timed, call) for name, call in every.items()}
+
+    def timed(call: Callable[[slice], object], part: slice) -> Run:
+        return timing.timed(lambda: call(part))
+
+    return {name: partial(timed, call) for name, call in every.items()}
 
 
 def decode(path: str) -> Any:
@@ -219,7 +226,7 @@ def compare(paths: set[str]) -> dict[str, float]:
 
 
 @contextmanager
-def peer_rows(python: str, paths: Sequence[str]) -> Iterator[dict[str, Callable[[], Run]]]:
+def peer_rows(python: str, paths: Sequence[str]) -> Iterator[dict[str, Callable[[slice], Run]]]:
     """A child that waits until a row's turn comes; it has the core and the environment of this process."""
     from recipe_peers import ROWS
 
@@ -227,9 +234,9 @@ def peer_rows(python: str, paths: Sequence[str]) -> Iterator[dict[str, Callable[
     with subprocess.Popen([python, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin and child.stdout
 
-        def ask(name: str) -> Run:
+        def ask(name: str, part: slice) -> Run:
             assert child.stdin and child.stdout
-            print(name, file=child.stdin, flush=True)
+            print(json.dumps([name, part.start, part.stop]), file=child.stdin, flush=True)
             answer = child.stdout.readline()
             if not answer:
                 raise SystemExit(f"{name} of {python} ended without an answer")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,6 +130,28 @@ def in_turn(contestants: Mapping[str, Callable[[], Run]], rounds: int, warm_up: 
             print(f"{'warm-up' if number < 0 else f'round {number + 1}'}: {name}: {said}", file=sys.stderr)
             if number >= 0:
                 runs[name].append(run)
+    return runs
+
+
+def in_turn_by_part(
+    contestants: Mapping[str, Callable[[slice], Run]], parts: Sequence[slice], rounds: int
+) -> dict[str, list[Run]]:
+    """As `in_turn`, at one part of the speech after the other: what the machine does for seconds hits all alike.
+
+    A first turn at the first part does not count. A round's run is the sum of its parts.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in contestants}
+    for contestant in contestants.values():
+        contestant(parts[0])
+    for number in range(rounds):
+        sums: dict[str, Counter[str]] = {name: Counter() for name in contestants}
+        load = round(os.getloadavg()[0], 2)
+        for part in parts:
+            for name, contestant in contestants.items():
+                sums[name].update(contestant(part))
+        for name, total in sums.items():
+            print(f"round {number + 1}: {name}: CPU {total['cpu_s']:.2f} s", file=sys.stderr)
+            runs[name].append({**total, "load_before": load})
     return runs
 
 
