@@ -63,7 +63,11 @@ def measure(root: Path, speakers: int) -> dict[str, float]:
     before, processor = status_mib("VmHWM"), time.process_time()
     began = time.monotonic()
     report = audit(dataset)
-    row = {"utterances": report.utterances, "speakers": report.speakers, "shards": len(dataset.shards(_SPLIT))}
+    row: dict[str, float] = {
+        "utterances": report.utterances,
+        "speakers": report.speakers,
+        "shards": len(dataset.shards(_SPLIT)),
+    }
     row |= {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(time.process_time() - processor, 1)}
     row |= {"mib": status_mib("VmHWM") - before, "mib_before": before}
     row["doubles"] = sum(finding.count for finding in report.findings)

@@ -212,7 +212,7 @@ def _rate(epoch: dict[str, float]) -> float:
 
 def about(rounds: int, passes: int) -> dict[str, Any]:
     """What the figures were taken with."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
@@ -223,7 +223,7 @@ def about(rounds: int, passes: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]], baseline: str) -> str:
     """Markdown: slots/s of the first and of later epochs, and ratios of the later ones to `baseline`."""
-    base = next((row["cases"] for row in rows if row["name"] == baseline), {})
+    base: dict[str, Any] = next((row["cases"] for row in rows if row["name"] == baseline), {})
     cases = list(rows[0]["cases"])
     head = ["reader", "exact N x M"]
     for case in cases:

@@ -197,20 +197,20 @@ def mds_random(folder: Path) -> Passes:
     return one_pass
 
 
-_OURS = {"speakers_per_batch": N, "utterances_per_speaker": M, "crop_frames": SHAPE[0], "speakers": "proportional"}
+_OURS = (N, M, SHAPE[0])
 
 
 def ours_numpy(folder: Path, **options: Any) -> Passes:
     from ge2e_transforms import BatchLoader
 
-    loader = BatchLoader(folder, **_OURS, **options)
+    loader = BatchLoader(folder, *_OURS, speakers="proportional", **options)
     return lambda number: (examples for examples, _ in loader.batches("train", epochs=1, start=(number, 0)))
 
 
 def ours_tf(folder: Path, **options: Any) -> Passes:
     from ge2e_transforms import GE2EDatasetLoader
 
-    loader = GE2EDatasetLoader(folder, **_OURS, **options)
+    loader = GE2EDatasetLoader(folder, *_OURS, speakers="proportional", **options)
     return lambda number: (examples for examples, _ in loader.get_train_dataset(epochs=1, start=(number, 0)))
 
 
@@ -220,7 +220,7 @@ def ours_torch(folder: Path, workers: int, **options: Any) -> Passes:
 
     from ge2e_transforms import BatchLoader
 
-    loader = BatchLoader(folder, **_OURS, **options)
+    loader = BatchLoader(folder, *_OURS, speakers="proportional", **options)
     dataset = loader.torch_dataset("train", epochs=None)
     stream = iter(DataLoader(dataset, batch_size=None, num_workers=workers))
     in_epoch = loader.batches_per_epoch("train")

@@ -131,7 +131,7 @@ def open_one(folder: Path, check_crc: str, locality: int | None, workers: int) -
         SHAPE[0],
         speakers="proportional",
         check_crc=check_crc,
-        **{"locality": locality} if locality else {},
+        locality=locality or None,
     )
     began = step("open", began)
     in_epoch = loader.batches_per_epoch("train")
@@ -238,7 +238,7 @@ def _record(label: int) -> bytes:
     from ge2e_transforms import schema
     from ge2e_transforms.records import encode_record
 
-    fields = {schema.KEY_SPEAKER: "a", schema.KEY_LABEL: label, schema.KEY_UTTERANCE: "u"}
+    fields: dict[str, str | int] = {schema.KEY_SPEAKER: "a", schema.KEY_LABEL: label, schema.KEY_UTTERANCE: "u"}
     return encode_record(np.zeros(SHAPE, dtype=np.float32), fields)[0]
 
 

@@ -49,7 +49,11 @@ def main() -> None:
         args.json.write_text(json.dumps(rows, indent=1))
 
 
-def report(cases: list[tuple[int, int]], peaks: dict, seconds: dict) -> None:
+def report(
+    cases: list[tuple[int, int]],
+    peaks: dict[tuple[int, int], list[float]],
+    seconds: dict[tuple[int, int], list[float]],
+) -> None:
     print("| processes | speech | peak MiB, all processes | against the first | wall s |")
     print("|---|---|---|---|---|")
     for workers, times in cases:

@@ -187,7 +187,7 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from ge2e_transforms.config import Recipe
-    from ge2e_transforms.planning import PlanConfig
+    from ge2e_transforms.splits import PlanConfig
     from pipeline import local
     from pipeline.options import JobConfig
     from pipeline.plan import GroupByShard, PlanDataset

@@ -135,7 +135,7 @@ def measure(manifest: Path, times: list[int], rounds: int) -> dict[str, Any]:
     runs = [run(manifest, count, 1) for _ in range(rounds) for count in times] + [run(manifest, times[1], 2)]
 
     def median(name: str, workers: int, count: int) -> float:
-        return statistics.median(one[name] for one in runs if (one["workers"], one["times"]) == (workers, count))
+        return float(statistics.median(one[name] for one in runs if (one["workers"], one["times"]) == (workers, count)))
 
     low, high = times
     seconds, size = audio_of(manifest)
