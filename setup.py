@@ -51,6 +51,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "google-crc32c>=1.5",
+        "numba>=0.61",
         "numpy>=1.26",
         "pyarrow>=16",
         "rich>=13",

@@ -1,37 +1,54 @@
 """Waveform to log-mel or cepstral frames: the numeric kernel, filterbank and window built once.
 
 Values do not depend on the CPU: every sum has a fixed order (no BLAS; the mel product is a sparse one),
-single-precision work is add and multiply only, the FFT is scipy's, and the logarithm is rounded
-correctly (`rounded_log`). So a dataset has the same bytes whichever machines made it.
+single-precision work is add and multiply only, and the logarithm is rounded correctly (`rounded_log`). So a
+dataset has the same bytes whichever machines made it.
 """
 
 from __future__ import annotations
 
 import decimal
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 import scipy.sparse
 
-from ge2e_transforms import filterbank
+from ge2e_transforms import filterbank, spectrum
 from ge2e_transforms.config import Recipe, n_frames
 from ge2e_transforms.errors import ConfigError
 
 Frames: TypeAlias = npt.NDArray[np.float32]
 
-# Frames handled at a time: 128 windows of 512 float32, their spectra and power are 0.8 MiB, which stays in an L2 cache.
-_BLOCK = 128
+# Frames that SciPy's FFT is given at a time, and rows whose logarithm is taken: what stays in the cache of a core.
+_BLOCK, _LOG_ROWS = 128, 512
 # A float64 has 29 bits more than a float32; half a unit of the latter is bit 28 of them. A logarithm
 # whose lower bits are this close to a half may be rounded either way by libraries that differ in the last bits.
 _TAIL, _HALF, _DOUBT = np.uint64((1 << 29) - 1), 1 << 28, 1 << 4
 _LOWEST, _DOUBTFUL = np.uint64(_HALF - _DOUBT + 1), np.uint64(2 * _DOUBT - 1)
 
 
+class _Runs(NamedTuple):
+    """Where the frames of waveforms `[k, n]` lie: those at the ends in padded copies, the others in place.
+
+    Frames before `first` are a hop apart in `head` from 0 on, those from `last` on in `tail` from `tail_start` on, and
+    those between them in the waveforms from `inner_start` on. Each position is that of the FFT's first sample.
+    """
+
+    head: Frames
+    first: int
+    inner_start: int
+    last: int
+    tail: Frames
+    tail_start: int
+
+
 class FeatureKernel:
     """Frames of one waveform: windowed FFT, power, mel filterbank, logarithm and, for MFCC, DCT.
+
+    FFTs of 512 points go through `spectrum`, which is compiled; others through SciPy's FFT.
 
     Args:
         recipe: its `feature` stage and sample rate are used.
@@ -42,9 +59,12 @@ class FeatureKernel:
         config = recipe.feature
         self._hop = recipe.hop_samples
         self._n_fft = config.n_fft
-        # Where the window lies in the FFT: in its middle, as `librosa.util.pad_center` puts it.
-        self._first = (config.n_fft - recipe.window_samples) // 2
-        self._window = filterbank.window(config.window, recipe.window_samples)
+        window = filterbank.window(config.window, recipe.window_samples)
+        # Where the window lies in the FFT: in its middle, as `librosa.util.pad_center` puts it. Zeros make its place
+        # and its length even.
+        first = (config.n_fft - recipe.window_samples) // 2
+        before = first % 2
+        self._first, self._window = first - before, np.pad(window, (before, (before + len(window)) % 2))
         self._filters = mel_filterbank(recipe)
 
     def __call__(self, waveform: npt.NDArray[np.float32]) -> Frames:
@@ -53,48 +73,31 @@ class FeatureKernel:
         `frames` is `config.n_frames(n, recipe)`; `bins` is n_mels or n_mfcc. Several waveforms of one length,
         `[k, n]`, give `[k, frames, bins]`.
         """
+        # Compiled code is made for one kind of array.
+        waveform = np.require(waveform, np.float32, ("C", "W"))
         pieces = waveform[None] if waveform.ndim == 1 else waveform
         total = n_frames(pieces.shape[1], self._recipe)
-        features = np.empty((len(pieces), total, self._recipe.n_bins), dtype=np.float32)
-        runs = self._runs(pieces, total) if total else []
-        at_once, rows = max(1, _BLOCK // max(total, 1)), min(_BLOCK, total)
-        windowed = np.zeros((min(at_once, len(pieces)) * rows, self._n_fft), dtype=np.float32)
-        for first in range(0, len(pieces), at_once):
-            chosen = slice(first, first + at_once)
-            for start in range(0, total, _BLOCK):
-                part = features[chosen, start : start + _BLOCK]
-                block = windowed[: part.shape[0] * part.shape[1]]
-                self._window_frames(runs, chosen, start, block.reshape(*part.shape[:2], self._n_fft))
-                part[:] = self._compress(self._mel_power(block)).reshape(part.shape)
+        mel = np.empty((len(pieces), total, self._recipe.feature.n_mels), dtype=np.float32)
+        if total:
+            fill = self._fill_compiled if self._n_fft == spectrum.N_FFT else self._fill_by_scipy
+            fill(mel, pieces, self._runs(pieces, total))
+        rows = mel.reshape(-1, mel.shape[2])
+        features = np.empty((len(rows), self._recipe.n_bins), dtype=np.float32)
+        for start in range(0, len(rows), _LOG_ROWS):
+            features[start : start + _LOG_ROWS] = self._compress(rows[start : start + _LOG_ROWS])
         return features.reshape(*waveform.shape[:-1], total, self._recipe.n_bins)
 
-    def _runs(self, pieces: Frames, total: int) -> list[tuple[int, Frames]]:
-        """Frames as views `[k, frames, window]` of the pieces, where nothing is copied, with their first numbers.
-
-        Only the few frames at the ends that reach over them are those of a padded copy.
-        """
+    def _runs(self, pieces: Frames, total: int) -> _Runs:
         n = pieces.shape[1]
         before = self._n_fft // 2 if self._recipe.feature.center else 0
         first, last = -(-before // self._hop), (n + before - self._n_fft) // self._hop + 1
         if first >= last:
-            return [(0, self._view(self._pad(pieces, before, before), 0, total))]
+            padded = self._pad(pieces, before, before)
+            return _Runs(padded, total, 0, total, padded, 0)
         # Samples enough for the frames at either end, and for what reflection takes from there.
         some = min(n, 2 * self._n_fft + self._hop)
-        head = self._view(self._pad(pieces[:, :some], before, 0), 0, first)
-        inner = self._view(pieces, first * self._hop - before, last - first)
-        tail_pieces = self._pad(pieces[:, n - some :], 0, before)
-        tail = self._view(tail_pieces, last * self._hop - before - (n - some), total - last)
-        return [(0, head), (first, inner), (last, tail)]
-
-    def _view(self, padded: Frames, start: int, count: int) -> Frames:
-        """`count` frames, a hop apart, of which the first FFT begins at `start`: only the samples under the window."""
-        row, sample = padded.strides
-        return np.lib.stride_tricks.as_strided(
-            padded[:, start + self._first :],
-            (len(padded), count, len(self._window)),
-            (row, sample * self._hop, sample),
-            writeable=False,
-        )
+        head, tail = self._pad(pieces[:, :some], before, 0), self._pad(pieces[:, n - some :], 0, before)
+        return _Runs(head, first, first * self._hop - before, last, tail, last * self._hop - before - (n - some))
 
     def _pad(self, pieces: Frames, before: int, after: int) -> Frames:
         length = pieces.shape[1]
@@ -108,20 +111,42 @@ class FeatureKernel:
             padded[:, before + length :] = pieces[:, length - 1 - after : length - 1][:, ::-1]
         return padded
 
-    def _window_frames(self, runs: list[tuple[int, Frames]], pieces: slice, start: int, block: Frames) -> None:
-        """Fills a block `[pieces, frames, n_fft]` with the windowed frames from number `start` on."""
-        inside = block[:, :, self._first : self._first + len(self._window)]
-        for number, frames in runs:
-            low, high = max(number, start), min(number + frames.shape[1], start + block.shape[1])
-            if low < high:
-                chosen = frames[pieces, low - number : high - number]
-                np.multiply(chosen, self._window, out=inside[:, low - start : high - start])
+    def _fill_compiled(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
+        place = (self._hop, runs.first, runs.inner_start, runs.last, runs.tail_start, self._first)
+        filters = spectrum.bands(self._filters)
+        for out, head, piece, tail in zip(mel, runs.head, pieces, runs.tail, strict=True):
+            spectrum.mel_power(out, head, piece, tail, place, self._window, spectrum.twiddles(), filters)
+
+    def _fill_by_scipy(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
+        total = mel.shape[1]
+        windowed = np.zeros((min(_BLOCK, total), self._n_fft), dtype=np.float32)
+        inside = slice(self._first, self._first + len(self._window))
+        for out, head, piece, tail in zip(mel, runs.head, pieces, runs.tail, strict=True):
+            for source, start, first, last in (
+                (head, 0, 0, runs.first),
+                (piece, runs.inner_start, runs.first, runs.last),
+                (tail, runs.tail_start, runs.last, total),
+            ):
+                frames = self._view(source, start, last - first)
+                for row in range(0, last - first, _BLOCK):
+                    block = windowed[: min(_BLOCK, last - first - row)]
+                    np.multiply(frames[row : row + _BLOCK], self._window, out=block[:, inside])
+                    out[first + row : first + row + len(block)] = self._mel_power(block)
+
+    def _view(self, source: Frames, start: int, count: int) -> Frames:
+        """`count` frames, a hop apart, of which the first FFT begins at `start`: only the samples under the window."""
+        return np.lib.stride_tricks.as_strided(
+            source[start + self._first :],
+            (count, len(self._window)),
+            (source.strides[0] * self._hop, source.strides[0]),
+            writeable=False,
+        )
 
     def _mel_power(self, windowed: Frames) -> Frames:
-        spectrum = scipy.fft.rfft(windowed, axis=1, workers=1)
-        power = np.square(spectrum.real)
-        power += np.square(spectrum.imag)
-        return np.asarray((self._filters @ power.T).T)
+        power = scipy.fft.rfft(windowed, axis=1, workers=1)
+        square = np.square(power.real)
+        square += np.square(power.imag)
+        return np.asarray((self._filters @ square.T).T)
 
     def _compress(self, mel: Frames) -> Frames:
         config = self._recipe.feature

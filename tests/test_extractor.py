@@ -494,9 +494,20 @@ def cpu_settings():
     found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
     old_libm = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-FMA,-FMA4"
     return [
-        {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": " ".join(found), "GLIBC_TUNABLES": old_libm},
-        {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": " ".join(found[1:])},
-        {"OPENBLAS_CORETYPE": "SkylakeX"},
+        {
+            "OPENBLAS_CORETYPE": "Prescott",
+            "NPY_DISABLE_CPU_FEATURES": " ".join(found),
+            "GLIBC_TUNABLES": old_libm,
+            "NUMBA_CPU_NAME": "generic",
+        },
+        # With instructions that multiply and add in one, and round once; and nothing made of vectors.
+        {
+            "OPENBLAS_CORETYPE": "Haswell",
+            "NPY_DISABLE_CPU_FEATURES": " ".join(found[1:]),
+            "NUMBA_CPU_NAME": "haswell",
+            "NUMBA_CPU_FEATURES": "+avx2,+fma",
+        },
+        {"OPENBLAS_CORETYPE": "SkylakeX", "NUMBA_OPT": "1", "NUMBA_LOOP_VECTORIZE": "0"},
     ]
 
 

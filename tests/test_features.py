@@ -88,6 +88,8 @@ def test_log_mel_is_librosas(changes):
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
     scale = math.log(10) if recipe.feature.log == "ln" else 1
+    # Filters of height 1 are some 40 times as large as those of area 1, above the same floor.
+    scale *= 2 if recipe.feature.mel_norm == "none" else 1
     assert np.abs(found - expected).max() < 1e-4 * scale
     assert found.std() > 0.3  # not a comparison of two floors
 
@@ -265,10 +267,10 @@ def test_a_view_with_strides_gives_the_same():
 # The same bytes on every CPU (test_extractor.py varies the CPU).
 
 PINNED = {
-    "default": "bf5fca2a434a270c477aea739cbd50e0420202afb431bdd5ce1615639b94ca71",
-    "pad_mode=reflect": "3705290f07de08d0937b7ddb55f95ed01c93f9946c9429822f5320bc1c385c4a",
-    "features=mfcc": "f407f690171e83136373842efa742dd941150d2a09c06a2130222159ce2f16e5",
-    "log=ln floor=1e-10 mel_scale=htk": "787f754be21b4cdb423f958b290e19c1ed20b0325c12b66337a2200d802cd9e8",
+    "default": "d660b9e09d98f0052ff6671dc352d39a388727f17e1eb68a8d80ce36d9174b6e",
+    "pad_mode=reflect": "7f70a75b820bd1eb8f0b3dab332765afe4427142fa5731a54e3354d244ed1024",
+    "features=mfcc": "1161117d3c7deaf855f192277ddc6425806b0f7258400d95be679f141345b281",
+    "log=ln floor=1e-10 mel_scale=htk": "f0317d168cb7221dac4415d0f2767b211e78c0fceb9ce6a29d1d5739e941f90b",
 }
 
 
