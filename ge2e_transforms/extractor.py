@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ge2e_transforms import audio, voice
+from ge2e_transforms import audio, sums, voice
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import ConfigError, EmptyAudioError, NonFiniteAudioError, TooShortError
 from ge2e_transforms.features import FeatureKernel, rounded_log
@@ -139,9 +139,9 @@ class FeatureExtractor:
         """
         if self.recipe.rows(len(samples)) == 0:
             raise EmptyAudioError(f"{len(samples)} samples hold no frame")
-        mean = mean_of(samples) if self.recipe.audio.remove_dc else np.float32(0)
+        mean = sums.mean(samples) if self.recipe.audio.remove_dc else np.float32(0)
         config = self.recipe.voice
-        energies = voice.hop_energies(samples, mean, config.voice_hop)
+        energies = sums.hop_energies(samples, mean, config.voice_hop)
         intervals = voice.voiced_intervals(energies, len(samples), self.recipe.audio.sample_rate_hz, config)
         voiced = _length(intervals)
         flags = 0
@@ -256,11 +256,6 @@ class FeatureExtractor:
 
 def _length(intervals: voice.Intervals) -> int:
     return int(np.sum(intervals[:, 1] - intervals[:, 0]))
-
-
-def mean_of(samples: npt.NDArray[np.float32]) -> np.float32:
-    """The mean (summed in float64, in a fixed order)."""
-    return np.float32(np.add.reduce(samples, dtype=np.float64) / len(samples))
 
 
 def level_gain(

@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 import scipy.sparse
 
 from ge2e_transforms import filterbank, spectrum
@@ -143,6 +142,8 @@ class FeatureKernel:
         )
 
     def _mel_power(self, windowed: Frames) -> Frames:
+        import scipy.fft  # takes as long to import as all other modules of a worker beside Beam
+
         power = scipy.fft.rfft(windowed, axis=1, workers=1)
         square = np.square(power.real)
         square += np.square(power.imag)
@@ -154,6 +155,8 @@ class FeatureKernel:
             floor = np.float32(config.floor)
             mel = rounded_log(mel + floor if config.floor_kind == "add" else np.maximum(mel, floor), config.log)
         if config.features == "mfcc":
+            import scipy.fft
+
             cepstrum = scipy.fft.dct(mel.astype(np.float64), type=2, norm="ortho", axis=1)
             return np.ascontiguousarray(cepstrum[:, : config.n_mfcc], dtype=np.float32)
         return mel

@@ -32,6 +32,7 @@ from ge2e_transforms.errors import (
 from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
 from ge2e_transforms.identity import Tombstones, erased_row
 from ge2e_transforms.planning import ShardTask
+from ge2e_transforms.sums import frame_sums
 from ge2e_transforms.utterance import Utterance, ledger_row
 
 # Label, numbers of utterance and session, and audio_hash.
@@ -49,11 +50,8 @@ class FrameSums:
 
     def add(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Adds a record `[frames, bins]`; returns its own mean and deviation per bin."""
-        exact = values.astype(np.float64)
-        if values.dtype.kind == "i":
-            exact /= schema.PCM16_SCALE
-        # Along the first axis NumPy adds row by row, so the order is fixed.
-        sums, squares = np.add.reduce(exact, axis=0), np.add.reduce(np.square(exact), axis=0)
+        exact = values.astype(np.float32) / np.float32(schema.PCM16_SCALE) if values.dtype.kind == "i" else values
+        sums, squares = frame_sums(exact)
         self.records += 1
         self.frames += len(values)
         self.bin_sums = sums if self.bin_sums is None else self.bin_sums + sums

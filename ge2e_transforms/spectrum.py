@@ -7,20 +7,20 @@ distances: so the compiler sees that they do not overlap.
 The FFT of 512 real samples is one of 256 complex ones, of the even and the odd samples, in four passes of radix 4
 (Stockham's form, which needs no reordering; Van Loan 1992, chapter 1.7), and a last step that takes the two apart.
 
-Values do not depend on the CPU or on the width of its vectors: lanes never meet, sums have a fixed order, and without
-`fastmath` the compiler neither reorders nor fuses what is rounded.
+Values do not depend on the CPU or on the width of its vectors, as lanes never meet and sums have a fixed order.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
+
+from ge2e_transforms.compiled import compiled, part
 
 N_FFT = 512
 _HALF = N_FFT // 2
@@ -35,13 +35,6 @@ _END = _P + _SIZE + _LANES
 # Unsigned, so that nothing looks whether an index counts from the end.
 _U = np.uintp
 _L, _S, _TOP, _POWER = _U(_LANES), _U(_SIZE), _U(_HALF), _U(_P)
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-_F = TypeVar("_F", bound=Callable[..., None])
-
-
-def _compiled(function: _F) -> _F:
-    """As a part of what calls it."""
-    return numba.njit(**_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def _radix_4(length: int, source: int, target: int) -> Callable[..., None]:
@@ -74,7 +67,7 @@ def _radix_4(length: int, source: int, target: int) -> Callable[..., None]:
                 work[out_real + o + third] = xr * w3r - xi * w3i
                 work[out_imaginary + o + third] = xr * w3i + xi * w3r
 
-    return _compiled(run)
+    return part(run)
 
 
 _PASSES = (256, 64, 16, 4)
@@ -82,7 +75,7 @@ _first, _second = _radix_4(256, _Z, _A), _radix_4(64, _A, _B)
 _third, _fourth = _radix_4(16, _B, _A), _radix_4(4, _A, _B)
 
 
-@_compiled
+@part
 def _load_block(work: Any, wave: Any, start: Any, hop: Any, window: Any, place: Any) -> None:
     """Windowed frames that lie a hop apart in a waveform to lanes: even samples to real parts, odd to imaginary."""
     for pair in range(_U(len(window) // 2)):
@@ -94,7 +87,7 @@ def _load_block(work: Any, wave: Any, start: Any, hop: Any, window: Any, place: 
             work[_S + at + lane] = wave[even + lane * hop + _U(1)] * odd_weight
 
 
-@_compiled
+@part
 def _load_lane(work: Any, wave: Any, start: Any, lane: Any, window: Any, place: Any) -> None:
     for pair in range(_U(len(window) // 2)):
         even, at = start + _U(2) * pair, place + pair * _L + lane
@@ -102,7 +95,7 @@ def _load_lane(work: Any, wave: Any, start: Any, lane: Any, window: Any, place: 
         work[_S + at] = wave[even + _U(1)] * window[_U(2) * pair + _U(1)]
 
 
-@_compiled
+@part
 def _take_apart(work: Any, low: Any, high: Any, target: Any, cosine: Any, sine: Any) -> None:
     """Power of the real transform at one frequency, from the complex one there and at its mirror image."""
     half = np.float32(0.5)
@@ -116,7 +109,7 @@ def _take_apart(work: Any, low: Any, high: Any, target: Any, cosine: Any, sine: 
         work[power + lane] = xr * xr + xi * xi
 
 
-@_compiled
+@part
 def _power(work: Any, turns: Any) -> None:
     for k in range(_U(1), _TOP):
         _take_apart(work, k, _TOP - k, k, turns[k, _U(0)], turns[k, _U(1)])
@@ -126,7 +119,7 @@ def _power(work: Any, turns: Any) -> None:
         work[_POWER + _TOP * _L + lane] = (real - imaginary) * (real - imaginary)
 
 
-@_compiled
+@part
 def _bands(work: Any, sums: Any, out: Any, count: Any, first_bins: Any, starts: Any, weights: Any) -> None:
     for band in range(_U(len(first_bins))):
         for lane in range(_L):
@@ -141,7 +134,8 @@ def _bands(work: Any, sums: Any, out: Any, count: Any, first_bins: Any, starts: 
             out[lane, band] = sums[lane]
 
 
-def _mel_power(
+@compiled
+def mel_power(
     out: Any, head: Any, wave: Any, tail: Any, geometry: Any, window: Any, twiddles: Any, filters: Any
 ) -> None:
     hop, first, wave_start, last, tail_start, place = geometry
@@ -168,12 +162,6 @@ def _mel_power(
         _fourth(work, twiddles[3])
         _power(work, twiddles[4])
         _bands(work, sums, out[block:], _U(count), first_bins, starts, weights)
-
-
-try:
-    mel_power = numba.njit(cache=True, **_OPTIONS)(_mel_power)
-except RuntimeError:  # no folder for it may be written: each process compiles for itself, for some seconds
-    mel_power = numba.njit(**_OPTIONS)(_mel_power)
 
 
 @functools.cache

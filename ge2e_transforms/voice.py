@@ -23,37 +23,13 @@ Intervals: TypeAlias = npt.NDArray[np.int64]
 
 # librosa.amplitude_to_db(amin=1e-5): powers below this count as this.
 _POWER_FLOOR = 1e-10
-# Samples squared at a time: 256 KiB, which stay in the cache of a core.
-_BLOCK = 1 << 16
-
-
-def hop_energies(waveform: Waveform, mean: np.float32, hop: int) -> Energies:
-    """Sum of squares of each hop of `waveform - mean`: `[1 + n // hop]` float64, the last of what is left at the end.
-
-    Args:
-        waveform: `[n]` float32.
-        mean: is taken off each sample.
-        hop: samples of a hop.
-    """
-    whole = len(waveform) // hop
-    energies = np.empty(whole + 1)
-    rows = waveform[: whole * hop].reshape(whole, hop)
-    at_once = max(1, _BLOCK // hop)
-    block = np.empty((min(at_once, whole), hop), dtype=np.float32)
-    for start in range(0, whole, at_once):
-        squares = block[: min(at_once, whole - start)]
-        np.subtract(rows[start : start + at_once], mean, out=squares)
-        np.square(squares, out=squares)
-        energies[start : start + len(squares)] = np.add.reduce(squares, axis=1)
-    energies[whole] = np.add.reduce(np.square(waveform[whole * hop :] - mean))
-    return energies
 
 
 def frame_power(energies: Energies, window: int, hop: int) -> Energies:
     """Mean square of centred, zero-padded frames: `[hops]` float64.
 
     Args:
-        energies: of the hops of a waveform, from `hop_energies`.
+        energies: of the hops of a waveform, from `sums.hop_energies`.
         window: frame length in samples, an even multiple of `hop`.
         hop: samples between frame centres.
     """
@@ -70,7 +46,7 @@ def voiced_intervals(energies: Energies, length: int, rate_hz: int, config: Voic
     """Voiced intervals `[k, 2]` (start, end) in samples, sorted, disjoint, at least one.
 
     Args:
-        energies: of the waveform's hops of `config.voice_hop` samples, from `hop_energies`.
+        energies: of the waveform's hops of `config.voice_hop` samples, from `sums.hop_energies`.
         length: of the waveform in samples, more than 0.
         rate_hz: samples a second.
         config: with `voice='none'` the whole waveform is one interval.

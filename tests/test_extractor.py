@@ -20,9 +20,10 @@ from synth import speechlike, tone
 
 from ge2e_transforms.config import PRESETS
 from ge2e_transforms.errors import EmptyAudioError, NonFiniteAudioError, SilentAudioError, TooShortError
-from ge2e_transforms.extractor import FeatureExtractor, level_gain, mean_of, to_pcm16, triangular_noise
+from ge2e_transforms.extractor import FeatureExtractor, level_gain, to_pcm16, triangular_noise
 from ge2e_transforms.features import FeatureKernel
 from ge2e_transforms.schema import FLAG_PART, FLAG_SHORT, FLAG_UNVOICED
+from ge2e_transforms.sums import mean
 
 GE2E, SEED = PRESETS["ge2e"], PRESETS["seed"]
 RATE = 16000
@@ -30,7 +31,7 @@ WHOLE = np.array([[0, 1 << 40]])
 
 
 def remove_dc(samples):
-    return samples - mean_of(samples)
+    return samples - mean(samples)
 
 
 def gain_of(samples, start, end, level_dbfs):
@@ -182,7 +183,7 @@ def test_mask_keeps_the_frames_whose_centre_is_voiced(center):
     offset = 0 if center else 256
     kept = [n for n in range(len(whole.values)) if any(a <= 160 * n + offset < b for a, b in intervals)]
     voiced = np.concatenate([remove_dc(samples)[a:b] for a, b in intervals]).astype(np.float64)
-    gain = level_gain(samples, mean_of(samples), float(np.mean(voiced**2)), -30)
+    gain = level_gain(samples, mean(samples), float(np.mean(voiced**2)), -30)
     expected = FeatureKernel(recipe)(remove_dc(samples) * gain)[kept]
     assert np.abs(found.values - expected).max() < 1e-5  # the mean square is another sum
     assert (found.start, found.samples) == (joined.start, joined.samples)

@@ -13,7 +13,8 @@ from synth import speechlike, tone
 from ge2e_transforms import voice
 from ge2e_transforms.config import VoiceConfig
 from ge2e_transforms.errors import SilentAudioError
-from ge2e_transforms.voice import energy_of, frame_power, hop_energies, join, source_position
+from ge2e_transforms.sums import hop_energies
+from ge2e_transforms.voice import energy_of, frame_power, join, source_position
 
 RATE = 16000
 DEFAULT = VoiceConfig()
@@ -177,17 +178,6 @@ def test_positions_lead_back_through_the_splice(intervals):
 def test_joining_one_interval_copies_nothing():
     source = np.arange(100, dtype=np.float32)
     assert np.shares_memory(join(source, [[10, 90]]), source)
-
-
-@pytest.mark.parametrize("length", [1, 511, 512, 513, 200_000])
-def test_hop_energies_take_the_mean_off_and_leave_nothing_out(length):
-    samples = np.random.default_rng(length).normal(0.3, 0.1, length).astype(np.float32)
-    energies = hop_energies(samples, np.float32(0.3), 512)
-    assert energies.shape == (1 + length // 512,)
-    exact = (samples.astype(np.float64) - np.float32(0.3)) ** 2
-    expected = np.add.reduceat(np.append(exact, 0), np.arange(0, length + 1, 512))
-    np.testing.assert_allclose(energies, expected, rtol=1e-5)
-    assert len(energies) == 1 or energies[0] == hop_energies(samples[:512], np.float32(0.3), 512)[0]
 
 
 def test_energy_of_intervals_reaches_to_the_end_of_the_waveform():
