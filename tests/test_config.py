@@ -71,8 +71,8 @@ def test_geometry_of_the_default_is_pinned():
 
 # A changed default makes other datasets than before; then this and the format's notes must change with it.
 def test_fingerprints_of_the_presets_are_pinned():
-    assert PRESETS["ge2e"].fingerprint() == "3d871c814a5a89ab52c3a5c2fd514b2d25f0c85dac2dd524051751fbe83a62c8"
-    assert PRESETS["seed"].fingerprint() == "271203251a74edf1ad1f44f16ccc76c00f476463ead4cd807d24e212b75fdc67"
+    assert PRESETS["ge2e"].fingerprint() == "bf84bcb81b8afc602873a4b016a4c4a543e7045049542f256e1be2326732bf83"
+    assert PRESETS["seed"].fingerprint() == "dca2ff60e21d4e0fed8d87fbedd57fe0a36b0f50e9c7dbc61f892153ff0301a8"
 
 
 def test_the_default_is_the_preset_ge2e_and_seed_differs_in_four_fields():
@@ -123,6 +123,7 @@ OTHER_VALUES = {
     "floor": 1e-10,
     "floor_kind": "max",
     "n_mfcc": 13,
+    "dtype": "float16",
     "segments": "windows",
     "crop_ms": 1600,
     "min_utterance_ms": 500,
@@ -237,6 +238,7 @@ NAN, INF = float("nan"), float("inf")
         ("floor", [0, -1e-6, 1e-31, 1.5, NAN]),
         ("floor_kind", ["clip", "plus"]),
         ("n_mfcc", [0, 1025]),
+        ("dtype", ["float64", "int8", "pcm16", "Float16", ""]),
         ("segments", ["window", "all"]),
         ("crop_ms", [0, -1, 60001, NAN]),
         ("min_utterance_ms", [-1, 60001, NAN]),
@@ -353,6 +355,23 @@ def test_settings_without_a_field_are_refused(text):
 def test_a_field_called_self_is_an_unknown_field():
     with pytest.raises(ConfigError, match="no recipe field is called 'self'"):
         DEFAULT.replace(**{"self": 3})
+
+
+def test_the_type_that_is_stored():
+    assert [DEFAULT.replace(features=name).dtype for name in ("logmel", "mfcc", "raw")] == [
+        "float32",
+        "float32",
+        "pcm16",
+    ]
+    assert [DEFAULT.replace(features=name, dtype="float16").dtype for name in ("logmel", "mfcc")] == ["float16"] * 2
+
+
+@pytest.mark.parametrize("changes", [{"features": "raw"}, {"log": "none"}, {"features": "mfcc", "log": "none"}])
+def test_what_does_not_fit_into_float16_is_refused(changes):
+    with pytest.raises(
+        ConfigError, match=r"^dtype, features, log=\('float16', .*'raw' is PCM16, and power needs float32"
+    ):
+        DEFAULT.replace(dtype="float16", **changes)
 
 
 def test_parts_hold_a_crop():
