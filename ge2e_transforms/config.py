@@ -113,6 +113,8 @@ class FeatureConfig(Stage):
     pre_emphasis: y[n] = x[n] - pre_emphasis * x[n-1]; 0 is off (0.97 is usual).
     dither: amplitude, in units of one 16-bit step, of triangular noise seeded by the utterance id; 0 is off.
     n_mfcc: coefficients kept, librosa's default.
+    dtype: 'float32', or 'float16' for half the bytes: then a value is off by up to 2^-9 = 0.002 for log10 (one in
+        2^11 for larger values). Raw samples are PCM16 always. Power without a logarithm spans more than float16 does.
     """
 
     features: str = "logmel"
@@ -133,6 +135,7 @@ class FeatureConfig(Stage):
     floor: float = 1e-6
     floor_kind: str = "add"
     n_mfcc: int = 20
+    dtype: str = "float32"
 
     def _check_values(self) -> None:
         check_one_of("features", self.features, ("logmel", "mfcc", "raw"))
@@ -151,6 +154,11 @@ class FeatureConfig(Stage):
         check_number("floor", self.floor, 1e-30, 1)
         check_one_of("floor_kind", self.floor_kind, ("add", "max"))
         check_number("n_mfcc", self.n_mfcc, 1, self.n_mels if self.features == "mfcc" else 1024)
+        check_one_of("dtype", self.dtype, ("float32", "float16"))
+        if self.dtype != "float32":
+            fits = self.features != "raw" and self.log != "none"
+            expected = "features 'logmel' or 'mfcc' with a logarithm; 'raw' is PCM16, and power needs float32"
+            check(fits, "dtype, features, log", (self.dtype, self.features, self.log), expected)
 
 
 @dataclass(frozen=True)
@@ -234,6 +242,11 @@ class Recipe:
     def n_bins(self) -> int:
         """Width of a stored row: mel bands, cepstral coefficients, or 1 for raw samples."""
         return {"logmel": self.feature.n_mels, "mfcc": self.feature.n_mfcc, "raw": 1}[self.feature.features]
+
+    @property
+    def dtype(self) -> str:
+        """Name of the type that values are stored as: 'float32', 'float16', or 'pcm16' for raw samples."""
+        return "pcm16" if self.feature.features == "raw" else self.feature.dtype
 
     @property
     def row_samples(self) -> int:

@@ -126,8 +126,7 @@ class Dataset:
     def _check_recipe(self, where: str) -> None:
         """What metadata repeats of its recipe, and readers rely on."""
         recipe, metadata = self.recipe, self.metadata
-        dtype = "pcm16" if recipe.feature.features == "raw" else "float32"
-        expected = {"feature_shape": recipe.feature_shape, "segments": recipe.segment.segments, "dtype": dtype}
+        expected = {"feature_shape": recipe.feature_shape, "segments": recipe.segment.segments, "dtype": recipe.dtype}
         for name, value in expected.items():
             if metadata[name] != value:
                 raise DatasetError(

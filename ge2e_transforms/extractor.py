@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class Segment:
     """What becomes one record.
 
     Attributes:
-        values: `[rows, bins]` float32, or `[samples, 1]` int16 for raw.
+        values: `[rows, bins]` float32 or float16, by the recipe's dtype, or `[samples, 1]` int16 for raw.
         start: first sample of the source that it comes from.
         samples: from there to the last one (gaps between joined intervals included).
         flags: bits of `schema.FLAG_*`.
@@ -90,7 +90,7 @@ class FeatureExtractor:
     def __call__(
         self, waveform: npt.ArrayLike, rate_hz: int, utterance_id: str = "", *, keep_all: bool = False
     ) -> npt.NDArray[Any]:
-        """Features of a waveform, equal to what is stored for the same samples.
+        """Features of a waveform, equal to what readers give of what is stored for the same samples.
 
         Args:
             waveform: `[n]` or `[n, channels]` floats in [-1, 1].
@@ -99,7 +99,8 @@ class FeatureExtractor:
             keep_all: as `extract`; what a held-out split stores of an utterance that is too short.
 
         Returns:
-            Utterance form: `[rows, bins]` float32. Windows form: `[windows, rows, bins]`. Raw: int16.
+            Utterance form: `[rows, bins]` float32, with the values that float16 holds where the recipe stores that.
+            Windows form: `[windows, rows, bins]`. Raw: int16.
 
         Raises:
             DataError: silent, empty, too short for the recipe, or not finite.
@@ -119,7 +120,8 @@ class FeatureExtractor:
             segment.values for segment in self.extract(mono, utterance_id=utterance_id, keep_all=keep_all).segments
         ]
         windows = self.recipe.segment.segments == "windows"
-        return np.stack(values) if windows else np.concatenate(values)
+        joined = np.stack(values) if windows else np.concatenate(values)
+        return joined.astype(np.float32) if joined.dtype == np.float16 else joined
 
     def extract(
         self, samples: npt.NDArray[np.float32], *, utterance_id: str = "", keep_all: bool = False
@@ -163,7 +165,7 @@ class FeatureExtractor:
         crop = self.recipe.crop_frames
         flagged = [
             Segment(s.values, s.start, s.samples, s.flags | flags | (FLAG_SHORT if len(s.values) < crop else 0))
-            for s in segments
+            for s in map(self._stored, segments)
         ]
         gain_db = 20.0 * float(rounded_log(np.array([level.gain], dtype=np.float32), "log10")[0])
         return Extraction(flagged, voiced / len(samples), gain_db)
@@ -198,6 +200,11 @@ class FeatureExtractor:
         if self.recipe.feature.features == "raw":
             return to_pcm16(waveform)[..., None]
         return self._kernel(waveform)
+
+    def _stored(self, segment: Segment) -> Segment:
+        """A segment with values of the type that they are stored as; float16 is the nearest, of two the even one."""
+        half = self.recipe.dtype == "float16"
+        return replace(segment, values=segment.values.astype(np.float16)) if half else segment
 
     def _windows(
         self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, key: str

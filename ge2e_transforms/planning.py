@@ -20,6 +20,7 @@ from ge2e_transforms.config import Recipe, canonical_json
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.layout import PlannedSpeaker, SpeakerRange, lay_out
+from ge2e_transforms.records import DTYPES
 from ge2e_transforms.splits import PlanConfig, SpeakerTotal, by_split, split_rule
 from ge2e_transforms.standing import Growth, SplitRule, Standing, stable_hash
 from ge2e_transforms.utterance import Utterance
@@ -223,7 +224,7 @@ def nothing_to_do(present: Mapping[str, Any], manifests: Iterable[ManifestSummar
 
 def _bytes_per_ms(recipe: Recipe) -> float:
     rows_per_ms = recipe.audio.sample_rate_hz / recipe.row_samples / 1000
-    return rows_per_ms * recipe.n_bins * (2 if recipe.feature.features == "raw" else 4)
+    return rows_per_ms * recipe.n_bins * DTYPES[recipe.dtype].itemsize
 
 
 def _no_rows(manifests: Sequence[ManifestSummary], retry: bool) -> str:

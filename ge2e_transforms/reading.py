@@ -18,6 +18,7 @@ from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset, SplitIndex
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
+from ge2e_transforms.half_floats import widen
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
 from ge2e_transforms.shard_files import LocalShards, StoreShards
@@ -135,7 +136,7 @@ class CropReader:
         mel_first = self._options.layout == "mel_time"
         shape = (self._bins, rows) if mel_first else (rows, self._bins)
         values = self._buffers.take((len(records), *shape))
-        direct = not mel_first and self._dtype.kind == "f"
+        direct = not mel_first and self._dtype == values.dtype
         step = max(1, _BLOCK_BYTES // (rows * self._bins * self._dtype.itemsize))
         if isinstance(self.files, StoreShards) and window is None:
             step = len(records)  # so that all reads are under way at once
@@ -145,7 +146,11 @@ class CropReader:
             target = values[part] if direct else block[: len(values[part])]
             self._read_block(target, first, request, window or self.files)
             if not direct:
-                values[part] = target.transpose(0, 2, 1) if mel_first else target
+                stored = target.transpose(0, 2, 1) if mel_first else target
+                if self._dtype == np.float16:
+                    widen(np.ascontiguousarray(stored), values[part])
+                else:
+                    values[part] = stored
                 if self._dtype.kind == "i":
                     values[part] /= np.float32(PCM16_SCALE)
             if self._options.normalize != "none":
@@ -293,7 +298,7 @@ class _Buffers:
 
 
 def silence(recipe: Recipe) -> Values:
-    """The row, float32 `[bins]`, that a frame without any sound has."""
+    """The row, float32 `[bins]`, that is stored for a frame without any sound."""
     config = recipe.feature
     row = np.zeros(recipe.n_bins, dtype=np.float32)
     if config.features == "raw" or config.log == "none":
@@ -303,7 +308,7 @@ def silence(recipe: Recipe) -> Values:
         row[0] = level * math.sqrt(config.n_mels)  # an orthonormal DCT of a constant is in its first coefficient
     else:
         row[:] = level
-    return row
+    return row.astype(recipe.dtype).astype(np.float32)
 
 
 def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[Any]:

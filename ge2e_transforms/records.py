@@ -34,7 +34,9 @@ _MAX_RECORD = 1 << 31
 HEADER_BYTES, FOOTER_BYTES = _HEADER.size, _FOOTER.size
 # Most that is read at once; few records are longer.
 _BLOCK = 1 << 26
-DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "pcm16": np.dtype("<i2")}
+DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "pcm16": np.dtype("<i2")}
+# The one type that an Example has a list for; values of the others are bytes.
+_LISTED = DTYPES["float32"]
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -90,7 +92,7 @@ def body_is_whole(body: bytes) -> bool:
 @functools.lru_cache(maxsize=1 << 16)
 def payload_head(dtype: np.dtype[Any], payload_bytes: int) -> bytes:
     """The bytes of a record right before its values: key and lengths."""
-    key, kind = (schema.KEY_VALUES, 2) if dtype.kind == "f" else (schema.KEY_ENCODED, 1)
+    key, kind = (schema.KEY_VALUES, 2) if dtype == _LISTED else (schema.KEY_ENCODED, 1)
     # The payload itself is left out, so lengths are added up from inside out.
     inner = b"\n" + _varint(payload_bytes)
     feature = bytes((kind << 3 | 2,)) + _varint(len(inner) + payload_bytes) + inner
@@ -109,7 +111,7 @@ def encode_record(values: npt.NDArray[Any], fields: Mapping[str, str | int]) -> 
     """One framed record.
 
     Args:
-        values: `[rows, bins]` float32 (stored as a FloatList) or int16 (stored as bytes, C order).
+        values: `[rows, bins]` float32 (stored as a FloatList), or float16 or int16 (stored as bytes, C order).
         fields: the other keys of `schema`, text as bytes features and integers as int64 features.
 
     Returns:
@@ -209,7 +211,7 @@ def decode_example(data: bytes, where: str) -> tuple[npt.NDArray[Any], dict[str,
     try:
         fields = dict(_features(data))
         dtype = DTYPES[str(fields.pop(schema.KEY_DTYPE))]
-        payload = fields.pop(schema.KEY_VALUES if dtype.kind == "f" else schema.KEY_ENCODED)
+        payload = fields.pop(schema.KEY_VALUES if dtype == _LISTED else schema.KEY_ENCODED)
         shape = (fields.pop(schema.KEY_HEIGHT), fields.pop(schema.KEY_WIDTH))
         return np.frombuffer(payload, dtype=dtype).reshape(shape), fields
     except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:

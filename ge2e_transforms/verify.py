@@ -72,7 +72,7 @@ def _check_metadata(dataset: Dataset) -> None:
         "feature_shape": (metadata["feature_shape"], recipe.feature_shape),
         "features": (metadata["features"], recipe.feature.features),
         "segments": (metadata["segments"], recipe.segment.segments),
-        "dtype": (metadata["dtype"], "pcm16" if recipe.feature.features == "raw" else "float32"),
+        "dtype": (metadata["dtype"], recipe.dtype),
         "batch_size": (metadata["batch_size"], metadata["speakers_per_batch"] * metadata["utterances_per_speaker"]),
         "files": (metadata["files"], files),
         "files_created": (metadata["files_created"], len(files)),
@@ -152,13 +152,13 @@ def _check_shard(
     index = dataset.shard_index(split, number)
     rows = index.to_pylist()
     _check_hashes(index_path, index)
-    frames = 0
+    frames, kind = 0, f"{dataset.recipe.n_bins} bins of {records.DTYPES[dataset.recipe.dtype]}"
     with path.open("rb") as stream:
         found = records.read_records(stream, str(path))
         for row, (offset, data) in zip(rows, found, strict=False):
             where = f"{path} at offset {offset}"
             values, fields = records.decode_example(data, where)
-            _check_record(where, row, offset, data, values, fields, dataset.recipe.n_bins)
+            _check_record(where, row, offset, data, values, fields, kind)
             _check_speaker(where, row, split, speakers)
             _check_source(where, row, dataset.metadata["datasets"])
             _check_figures(where, row, values)
@@ -201,7 +201,7 @@ def _check_record(
     data: bytes,
     values: npt.NDArray[Any],
     fields: dict[str, str | int],
-    bins: int,
+    kind: str,
 ) -> None:
     payload = offset + records.HEADER_BYTES + len(data) - values.nbytes
     framed = records.HEADER_BYTES + len(data) + records.FOOTER_BYTES
@@ -215,8 +215,8 @@ def _check_record(
     for name, value in expected.items():
         if row[name] != value:
             raise CorruptRecordError(f"{where}: the index says {name}={row[name]!r}, the record {value!r}")
-    if values.shape[1] != bins:
-        raise CorruptRecordError(f"{where}: expected {bins} bins, got {values.shape[1]}")
+    if (found := f"{values.shape[1]} bins of {values.dtype}") != kind:
+        raise CorruptRecordError(f"{where}: expected {kind}, got {found}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         place = np.argwhere(~np.isfinite(values))[0].tolist()
         raise CorruptRecordError(f"{where}: value {values[tuple(place)]} at [frame, bin] {place} is not finite")

@@ -60,7 +60,7 @@ class WholeUtterance(NamedTuple):
 
 
 def parse_record(framed: bytes, row: RecordRow, where: str) -> tuple[npt.NDArray[Any], dict[str, str | int]]:
-    """Values `[rows, bins]`, float32 or int16 as stored, and the other fields of one record.
+    """Values `[rows, bins]`, float32, float16 or int16 as stored, and the other fields of one record.
 
     Raises:
         CorruptRecordError: a checksum does not match, or the record is not as long as its index says.

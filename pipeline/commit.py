@@ -119,7 +119,7 @@ def _facts(job: JobConfig, plan: Plan, counts: dict[str, Any]) -> dict[str, Any]
         "feature_shape": recipe.feature_shape,
         "features": recipe.feature.features,
         "segments": recipe.segment.segments,
-        "dtype": "pcm16" if recipe.feature.features == "raw" else "float32",
+        "dtype": recipe.dtype,
         "speakers_per_batch": job.speakers_per_batch,
         "utterances_per_speaker": job.utterances_per_speaker,
         "batch_size": job.speakers_per_batch * job.utterances_per_speaker,

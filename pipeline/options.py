@@ -156,6 +156,8 @@ def add_recipe(group: argparse._ArgumentGroup) -> None:
     form = "whole utterances, or fixed windows (default: the preset's)"
     group.add_argument("--segments", choices=("utterance", "windows"), help=form)
     group.add_argument("--features", choices=("logmel", "mfcc", "raw"), help="default: the preset's")
+    stored = "how values are stored (default: float32); raw is PCM16 and takes none"
+    group.add_argument("--dtype", choices=("float32", "float16"), help=stored)
     setting = "any field of the recipe, such as n_mels=64 or f_max_hz=7600"
     group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings", help=setting)
 
@@ -211,9 +213,13 @@ def key_file(args: argparse.Namespace) -> str:
 
 def chosen_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe of the flags of `add_recipe`."""
-    given: dict[str, Any] = {name: value for name in ("segments", "features") if (value := getattr(args, name))}
+    names = ("segments", "features", "dtype")
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name))}
     given.update(dict(map(parse_setting, args.settings)))
-    return PRESETS[args.preset].replace(**given)
+    recipe = PRESETS[args.preset].replace(**given)
+    if "dtype" in given and recipe.feature.features == "raw":
+        raise ConfigError(f"dtype={given['dtype']!r} cannot be used with features='raw': raw samples are PCM16 always")
+    return recipe
 
 
 def absolute(flag: str, path: str) -> str:

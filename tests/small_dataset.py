@@ -46,6 +46,31 @@ def speakers(prefix: str, count: int, first: int, utterances: int) -> dict[str, 
     }
 
 
+def write_twins(root: Path, shards: int = 4) -> tuple[Path, Path]:
+    """A dataset of float16 values, and one that holds the same values as float32.
+
+    Sixteen train and three test speakers with four utterances of 30 to 400 rows. Some values are zero, or so small that
+    their float16 is less than a normal number.
+    """
+    rng = np.random.default_rng(0)
+    splits: dict[str, dict[str, list[list[Values]]]] = {}
+    for split, count in (("train", 16), ("test", 3)):
+        for speaker in range(count):
+            values = [rng.normal(-3, 2, (int(rows), DEFAULT.n_bins)) for rows in rng.integers(30, 400, 4)]
+            for part in values:
+                part[::7, ::5] *= rng.choice([0, 2**-14, 2**-17], part[::7, ::5].shape)
+            narrow = [[part.astype(np.float16)] for part in values]
+            splits.setdefault(split, {})[f"test/{split}{speaker}"] = narrow
+    wide = {
+        split: {
+            name: [[v.astype(np.float32) for v in records] for records in spoken] for name, spoken in speakers.items()
+        }
+        for split, speakers in splits.items()
+    }
+    half = write_dataset(root / "float16", splits, DEFAULT.replace(dtype="float16"), shards)
+    return half, write_dataset(root / "float32", wide, DEFAULT, shards)
+
+
 def write_dataset(
     root: Path,
     splits: dict[str, dict[str, Speaker]],
@@ -73,6 +98,8 @@ def write_dataset(
         metadata["splits"][split] = {"index": _write_split_index(root, index, split)}
         tables.append(speakers)
     frames = [v for speaker in splits.get("train", {}).values() for records in speaker for v in records]
+    entries = [entry for split in metadata["shards"].values() for entry in split if entry["records"]]
+    metadata["files"] = [schema.shard_files(entry["base"])[0] for entry in entries]
     metadata |= _about(recipe, speakers_per_batch, utterances_per_speaker)
     metadata["statistics"] = _statistics(frames)
     metadata["speakers"] = _write_table(root, pa.concat_tables(tables), schema.speakers_file(GENERATION))
@@ -93,7 +120,7 @@ def _about(recipe: Recipe, speakers_per_batch: int, utterances_per_speaker: int)
         "feature_shape": recipe.feature_shape,
         "features": recipe.feature.features,
         "segments": recipe.segment.segments,
-        "dtype": "pcm16" if recipe.feature.features == "raw" else "float32",
+        "dtype": recipe.dtype,
         "speakers_per_batch": speakers_per_batch,
         "utterances_per_speaker": utterances_per_speaker,
         "batch_size": speakers_per_batch * utterances_per_speaker,

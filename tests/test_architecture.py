@@ -72,6 +72,7 @@ ORDER = [
     "notes",
     "plans",
     "windows",
+    "half_floats",
     "reading",
     "utterance_rows",
     "whole",

@@ -71,8 +71,8 @@ def test_geometry_of_the_default_is_pinned():
 
 # A changed default makes other datasets than before; then this and the format's notes must change with it.
 def test_fingerprints_of_the_presets_are_pinned():
-    assert PRESETS["ge2e"].fingerprint() == "1b773c2a49e3118c9eddd20a5214145ebefa3fb2fa64a8d174006e5716fc9973"
-    assert PRESETS["seed"].fingerprint() == "1c253ae61429c5109e1d9919d6e9e911c6fbb4f9fbc58fd986bf2eb69dbbdc0b"
+    assert PRESETS["ge2e"].fingerprint() == "32e3889234e3ff2d1d068077be11b842013f0816d7109d1ee75b032119accba5"
+    assert PRESETS["seed"].fingerprint() == "1765b5c321de8ed4cbaa3cfa3b2bfd5b34bef88419ff6b2e7628c8fa61941514"
 
 
 def test_the_default_is_the_preset_ge2e_and_seed_differs_in_four_fields():
@@ -123,6 +123,7 @@ OTHER_VALUES = {
     "floor": 1e-10,
     "floor_kind": "max",
     "n_mfcc": 13,
+    "dtype": "float16",
     "segments": "windows",
     "crop_ms": 1600,
     "min_utterance_ms": 500,
@@ -237,6 +238,7 @@ NAN, INF = float("nan"), float("inf")
         ("floor", [0, -1e-6, 1e-31, 1.5, NAN]),
         ("floor_kind", ["clip", "plus"]),
         ("n_mfcc", [0, 1025]),
+        ("dtype", ["float64", "int8", "pcm16", "Float16", ""]),
         ("segments", ["window", "all"]),
         ("crop_ms", [0, -1, 60001, NAN]),
         ("min_utterance_ms", [-1, 60001, NAN]),
@@ -353,6 +355,23 @@ def test_settings_without_a_field_are_refused(text):
 def test_a_field_called_self_is_an_unknown_field():
     with pytest.raises(ConfigError, match="no recipe field is called 'self'"):
         DEFAULT.replace(**{"self": 3})
+
+
+def test_the_type_that_is_stored():
+    assert [DEFAULT.replace(features=name).dtype for name in ("logmel", "mfcc", "raw")] == [
+        "float32",
+        "float32",
+        "pcm16",
+    ]
+    assert [DEFAULT.replace(features=name, dtype="float16").dtype for name in ("logmel", "mfcc")] == ["float16"] * 2
+
+
+@pytest.mark.parametrize("changes", [{"features": "raw"}, {"log": "none"}, {"features": "mfcc", "log": "none"}])
+def test_what_does_not_fit_into_float16_is_refused(changes):
+    with pytest.raises(
+        ConfigError, match=r"^dtype, features, log=\('float16', .*'raw' is PCM16, and power needs float32"
+    ):
+        DEFAULT.replace(dtype="float16", **changes)
 
 
 def test_parts_hold_a_crop():

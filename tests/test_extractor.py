@@ -439,6 +439,25 @@ def test_a_call_gives_what_is_stored():
     assert windows.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"features": "mfcc"}, {"segments": "windows", "voice": "none"}, {"voice": "mask"}, {"log": "ln"}]
+)
+def test_halves_are_the_nearest_to_the_floats(changes):
+    samples, recipe = speechlike(9, 5.0), GE2E.replace(max_part_s=2, **changes)
+    half = recipe.replace(dtype="float16")
+    floats, halves = (extract(r, samples).segments for r in (recipe, half))
+    for one, other in zip(floats, halves, strict=True):
+        assert other.values.dtype == np.float16
+        assert np.array_equal(other.values, one.values.astype(np.float16))
+        assert (other.start, other.samples, other.flags) == (one.start, one.samples, one.flags)
+        off = np.abs(other.values.astype(np.float64) - one.values)
+        assert 0 < off.max() <= np.spacing(np.abs(one.values).max().astype(np.float16)) / 2
+    # What users compute is what readers give: float32 with the values that are stored.
+    found = FeatureExtractor(half)(samples, RATE)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, FeatureExtractor(recipe)(samples, RATE).astype(np.float16).astype(np.float32))
+
+
 def test_a_call_takes_lists_float64_channels_and_other_rates():
     extractor, samples = FeatureExtractor(GE2E), speechlike(10, 1.5)
     expected = extractor(samples, RATE)

@@ -177,6 +177,39 @@ def test_speakers_that_are_drawn_keep_their_split(rows: list[Row], tmp_path: Pat
     verify(Dataset.open(tmp_path / "out"))
 
 
+def test_a_dataset_of_halves_grows_and_forgets(
+    rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, half = tmp_path / "out", Recipe().replace(dtype="float16")
+    first, second = (
+        listed(tmp_path / "a.csv", of(rows, "0246", "01")),
+        listed(tmp_path / "b.csv", of(rows, "135", "01")),
+    )
+    assert made(job(output, first, recipe=half))["dtype"] == "float16"
+    with pytest.raises(PlanError, match=r"another recipe .*: they differ in feature\.dtype"):
+        made(job(output, second, kind="add"))
+    made(job(output, second, kind="add", recipe=half))
+    erase(str(output), ["synth/spk01"])
+    assert {values.dtype.name for values, *_ in jobs.stored_records(output)} == {"float16"}
+    verify(Dataset.open(output))
+    assert [main([name, str(output)]) for name in ("verify", "audit", "inspect")] == [0, 0, 0]
+    assert "logmel [40, 121] float16, stored as utterance" in capsys.readouterr().out
+    floats = tmp_path / "floats"
+    made(job(floats, first))
+    made(job(floats, second, kind="add"))
+    erase(str(floats), ["synth/spk01"])
+    for one, other in zip(jobs.stored_records(output), jobs.stored_records(floats), strict=True):
+        assert np.array_equal(one[0], other[0].astype(np.float16))
+
+
+def test_the_flag_of_another_type_is_refused(
+    output: Path, rows: list[Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = listed(tmp_path / "a.csv", of(rows, "1", "0"))
+    assert main(["add", "--manifest", str(manifest), "--dtype", "float16", str(output)]) == 1
+    assert "they differ in feature.dtype" in capsys.readouterr().err
+
+
 def test_another_recipe_is_refused(output: Path, rows: list[Row], tmp_path: Path) -> None:
     manifest = listed(tmp_path / "a.csv", of(rows, "1", "0"))
     other = Recipe.from_dict({**Recipe().to_dict(), "feature": {**Recipe().to_dict()["feature"], "n_mels": 64}})

@@ -14,6 +14,7 @@ from jobs import metadata_of, stamps, unlisted, write_all, write_rows
 from synth import speechlike, write
 
 from ge2e_transforms import BatchLoader
+from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CommitError, DatasetError, PlanError
 from ge2e_transforms.planning import PlanConfig
@@ -58,7 +59,9 @@ class Life:
 
     def job(self, kind: str, *manifests: Path | str) -> dict[str, Any]:
         plan = PlanConfig(min_shards=self.rng.choice((1, 1, 2, 3)), shard_mib=self.rng.choice((0.02, 128.0)))
-        config = jobs.job(self.output, *manifests, kind=kind, token=str(len(self.steps)), plan=plan, max_rejected=1.0)
+        recipe = Recipe().replace(dtype="float16" if self.seed % 2000 else "float32")
+        fields = {"kind": kind, "token": str(len(self.steps)), "plan": plan, "recipe": recipe}
+        config = jobs.job(self.output, *manifests, max_rejected=1.0, **fields)
         made = write_all(config)
         return commit(config, made.plan, made.rejected)
 

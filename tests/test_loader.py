@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_dataset import DEFAULT, marked, speakers, write_dataset
+from small_dataset import DEFAULT, marked, speakers, write_dataset, write_twins
 
-from ge2e_transforms import BatchLoader, GE2EDatasetLoader, loader_options, tf_reader
+from ge2e_transforms import BatchLoader, GE2EDatasetLoader, SpecAugment, loader_options, tf_reader
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, MissingExtraError, SamplingError
 from ge2e_transforms.loader_options import LoaderOptions
 from ge2e_transforms.stream import Batch, Position, Stream
@@ -68,6 +68,38 @@ def test_the_notebook(root: Path):
     examples, labels = next(iter(test))
     check_batch(examples.numpy(), labels.numpy(), 3, 3)
     assert set(labels.numpy().tolist()) == {9, 10, 11}
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_twins(tmp_path_factory.mktemp("twins"))
+
+
+@pytest.mark.filterwarnings("ignore:an epoch of split")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layout": "time_mel"},
+        {"check_crc": "always", "short": "pad"},
+        {"check_crc": "never", "crop_frames": (60, 180, 7)},
+        {"locality": 2},
+        {"locality": 2, "layout": "time_mel"},
+        {"normalize": "dataset"},
+        {"normalize": "utterance", "layout": "time_mel"},
+        {"normalize": "crop", "spec_augment": SpecAugment()},
+    ],
+)
+def test_batches_of_halves_are_those_of_floats_with_the_same_values(
+    twins: tuple[Path, Path], options: dict[str, Any]
+) -> None:
+    loaders = [BatchLoader(root, speakers_per_batch=4, utterances_per_speaker=3, seed=5, **options) for root in twins]
+    halves, floats = (list(loader.batches(epochs=2)) for loader in loaders)
+    assert len(halves) > 4
+    for (examples, labels), (wanted, wanted_labels) in zip(halves, floats, strict=True):
+        assert examples.dtype == np.float32
+        assert np.array_equal(examples, wanted)
+        assert np.array_equal(labels, wanted_labels)
 
 
 def test_fewer_speakers_are_said_once(root: Path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import s3_server
 from s3_server import BUCKET, S3Server
-from small_dataset import speakers, write_dataset
+from small_dataset import speakers, write_dataset, write_twins
 
 from ge2e_transforms import BatchLoader, GE2EDatasetLoader
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
@@ -55,6 +55,15 @@ def same(one: Any, other: Any) -> int:
 def test_batches_of_a_store_are_those_of_the_disk(s3: S3Server, root: Path, options: dict[str, Any]):
     stored = BatchLoader(URL, **OPTIONS, **options).batches(epochs=2, start=(1, 1))
     assert same(stored, BatchLoader(root, **OPTIONS, **options).batches(epochs=2, start=(1, 1))) > 3
+
+
+@pytest.mark.parametrize("options", [{"layout": "time_mel"}, {"locality": 2}])
+def test_halves_of_a_store(s3: S3Server, tmp_path: Path, options: dict[str, Any]):
+    half, full = write_twins(tmp_path)
+    for path in filter(Path.is_file, half.rglob("*")):
+        s3.put(f"halves/{path.relative_to(half)}", path.read_bytes())
+    stored = BatchLoader(f"s3://{BUCKET}/halves", **OPTIONS, **options).batches()
+    assert same(stored, BatchLoader(full, **OPTIONS, **options).batches()) > 1
 
 
 def test_the_reads_of_a_batch_are_under_way_at_once(s3: S3Server, root: Path, monkeypatch: pytest.MonkeyPatch):

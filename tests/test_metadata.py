@@ -100,8 +100,8 @@ def test_the_checksum_is_of_values_and_not_of_their_text(made: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        ("/dtype", "float64", "expected one of float32, pcm16 at /dtype, got 'float64'"),
-        ("/dtype", ["float32"], "expected one of float32, pcm16 at /dtype, got"),
+        ("/dtype", "float64", "expected one of float32, float16, pcm16 at /dtype, got 'float64'"),
+        ("/dtype", ["float32"], "expected one of float32, float16, pcm16 at /dtype, got"),
         ("/feature_shape", [40], "expected [bins, frames] at /feature_shape, got [40]"),
         ("/feature_shape/0", True, "expected an integer from 1 to 2147483647 at /feature_shape/0, got True"),
         ("/feature_shape/1", 121.0, "at /feature_shape/1, got 121.0"),
@@ -251,7 +251,13 @@ def test_files_of_one_split_do_not_serve_another_and_none_serves_twice(made: Pat
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("feature_shape", [41, 121]), ("dtype", "pcm16"), ("segments", "windows"), ("feature_shape", [40, 1])],
+    [
+        ("feature_shape", [41, 121]),
+        ("dtype", "pcm16"),
+        ("dtype", "float16"),
+        ("segments", "windows"),
+        ("feature_shape", [40, 1]),
+    ],
 )
 def test_what_contradicts_the_recipe_is_refused(made: Path, tmp_path: Path, name: str, value: object) -> None:
     """A wrong width or type would take other bytes for values."""

@@ -61,6 +61,7 @@ def test_every_job_has_a_token_of_its_own() -> None:
 def test_all_flags_arrive() -> None:
     made = config(
         *("--preset", "seed", "--segments", "utterance", "--features", "mfcc", "--set", "n_mels=64"),
+        *("--dtype", "float16"),
         *("--set", "f_max_hz=7600", "--set", "window=hamming", "--set", "channel=1", "--set", "level_dbfs=-26"),
         *("--test_speakers", "3", "--valid_fraction", "0.1", "--split_salt", "other", "--shard_mib", "0.5"),
         *("--max_rejected", "0.2", "--speakers_per_batch", "64", "--utterances_per_speaker", "10", "--overwrite"),
@@ -68,6 +69,7 @@ def test_all_flags_arrive() -> None:
     assert made.recipe == PRESETS["seed"].replace(
         segments="utterance",
         features="mfcc",
+        dtype="float16",
         n_mels=64,
         f_max_hz=7600.0,
         window="hamming",
@@ -101,6 +103,8 @@ def test_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest
         (["--set", "n_mels"], "--set 'n_mels' cannot be read: expected field=value"),
         (["--set", "n_mels=many"], "n_mels='many' cannot be used"),
         (["--set", "window_ms=40"], "window_ms=40.0 cannot be used: expected at most n_fft=512"),
+        (["--features", "raw", "--dtype", "float32"], "dtype='float32' cannot be used with features='raw'"),
+        (["--features", "raw", "--set", "dtype=float16"], "dtype, features, log=.* cannot be used: .* 'raw' is PCM16"),
         (["--max_rejected", "1.5"], "max_rejected=1.5 cannot be used: expected a fraction"),
         (["--max_rejected", "nan"], "max_rejected=nan cannot be used"),
         (["--max_rejected", "-0.1"], "max_rejected=-0.1 cannot be used"),

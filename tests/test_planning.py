@@ -425,7 +425,7 @@ def test_no_usable_row_says_how_many_there_were():
 
 
 def test_the_generation_is_pinned():
-    assert plan_of(several(3)).generation == "2b7c3b58"
+    assert plan_of(several(3)).generation == "e44d5629"
 
 
 def test_the_generation_names_all_that_decides_the_bytes():
@@ -447,6 +447,12 @@ def test_the_generation_names_all_that_decides_the_bytes():
     assert len(set(found)) == len(found)
     assert all(len(name) == 8 and int(name, 16) >= 0 for name in found)
     assert generation(config=PlanConfig(shard_mib=128, test_fraction=0)) == found[0]
+
+
+def test_a_shard_of_halves_holds_twice_the_speech():
+    recipes = RECIPE, RECIPE.replace(dtype="float16")
+    floats, halves = (plan_of(several(4000, 300_000), recipe=recipe).shards["train"] for recipe in recipes)
+    assert (floats, halves) == (144, 72)
 
 
 def test_a_plan_is_small_whatever_the_number_of_speakers():

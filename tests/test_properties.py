@@ -286,7 +286,7 @@ def check_labels(landed: dict[int, list[Utterance]], tasks: list[Any], speakers:
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"]), max_size=12)
 RECORDS = st.tuples(
-    st.sampled_from(["<f4", "<i2"]),
+    st.sampled_from(["<f4", "<f2", "<i2"]),
     st.integers(0, 5),
     st.integers(1, 4),
     st.binary(min_size=80, max_size=80),

@@ -92,12 +92,50 @@ def test_short_records_are_repeated_or_padded_with_silence(tmp_path: Path):
         {"log": "none"},
         {"features": "mfcc"},
         {"features": "mfcc", "log": "ln"},
+        {"dtype": "float16", "log": "ln"},
+        {"dtype": "float16", "features": "mfcc"},
     ],
 )
 def test_silence_is_what_silent_frames_are_stored_as(changes: dict[str, Any]):
     recipe = RECIPE.replace(**changes)
-    frames = FeatureKernel(recipe)(np.zeros(16000, dtype=np.float32))
+    frames = FeatureKernel(recipe)(np.zeros(16000, dtype=np.float32)).astype(recipe.dtype)
     assert np.allclose(silence(recipe), frames, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
+@pytest.mark.parametrize("check", ["never", "first", "always"])
+def test_halves_are_given_as_floats_wherever_a_crop_begins(tmp_path: Path, layout: str, check: str):
+    records = [noise(rows).astype(np.float16) for rows in (9, 20, 33, 700)]
+    recipe = RECIPE.replace(dtype="float16")
+    draws = np.random.default_rng(7)
+    reader = make(tmp_path, records, recipe, layout=layout, check_crc=check)
+    for rows in (20, 7, 1):
+        numbers = draws.integers(0, 4, 300)
+        starts = np.array([draws.integers(0, max(1, len(records[number]) - rows + 1)) for number in numbers.tolist()])
+        crops = reader.read(numbers, starts, rows)
+        assert crops.dtype == np.float32
+        assert crops.flags.c_contiguous
+        for crop, number, start in zip(crops, numbers.tolist(), starts.tolist(), strict=True):
+            values = np.concatenate([records[number]] * 3) if number == 0 else records[number]  # repeated
+            expected = values[start : start + rows].astype(np.float32)
+            assert np.array_equal(crop, expected.T if layout == "mel_time" else expected)
+
+
+def test_halves_are_padded_with_silence_as_it_is_stored(tmp_path: Path):
+    recipe = RECIPE.replace(dtype="float16", log="ln")
+    (crop,) = read(make(tmp_path, [noise(8).astype(np.float16)], recipe, short="pad"), (0, 0))
+    assert np.all(crop[:, 8:] == np.float32(np.float16(np.log(1e-6))))
+
+
+def test_damage_of_halves_is_told(tmp_path: Path):
+    make(tmp_path, [noise(60).astype(np.float16)], RECIPE.replace(dtype="float16"))
+    dataset = Dataset.open(tmp_path)
+    path = dataset.shard_paths("train")[next(n for n, entry in enumerate(dataset.shards("train")) if entry["records"])]
+    content = bytearray(path.read_bytes())
+    content[-30] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptRecordError, match="the checksum of the record does not match"):
+        read(open_reader(dataset, check_crc="first"), (0, 0))
 
 
 def test_silence_of_raw_samples_is_zero():

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_dataset import speakers, write_dataset
+from small_dataset import speakers, write_dataset, write_twins
 
 from ge2e_transforms import BatchLoader, GE2EDatasetLoader, SpecAugment
 from ge2e_transforms.stream import Position
 
 pytestmark = pytest.mark.filterwarnings("ignore:an epoch of split")
+FORMAT = Path(__file__).parent.parent / "docs" / "format.md"
 OPTIONS: dict[str, Any] = {"speakers_per_batch": 3, "utterances_per_speaker": 2, "speakers": "proportional"}
 
 
@@ -45,6 +47,30 @@ def test_tensors_are_the_arrays_of_the_stream(root: Path, options: dict[str, Any
         assert np.array_equal(examples.numpy(), wanted)
         named = [name.decode() for name in labels.numpy()] if labels.dtype.name == "string" else labels.numpy()
         assert np.array_equal(named, wanted_labels)
+
+
+def test_tensors_of_halves_are_the_floats_of_the_same_value(tmp_path: Path):
+    """Small ones too, which threads of TensorFlow take for zero in arithmetic."""
+    half, full = write_twins(tmp_path)
+    tensors = GE2EDatasetLoader(half, **OPTIONS).get_train_dataset()
+    for (examples, _), (wanted, _) in zip(tensors, BatchLoader(full, **OPTIONS).batches(), strict=True):
+        assert examples.dtype.name == "float32"
+        assert np.array_equal(examples.numpy(), wanted)
+
+
+def test_the_document_shows_how_tensorflow_parses_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    half, _ = write_twins(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", FORMAT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    half.rename(tmp_path / "features")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block, "format.md", "exec"), names)
+    found = [spectrogram.numpy() for spectrogram in names["spectrograms"]]
+    stored = list(BatchLoader(tmp_path / "features", layout="time_mel").utterances("train"))
+    assert len(found) == len(stored) == 64
+    for spectrogram, whole in zip(found, stored, strict=True):
+        assert spectrogram.dtype == np.float32
+        assert np.array_equal(spectrogram, whole.values)
 
 
 def test_lengths_that_differ_are_none_in_the_signature(root: Path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_dataset import speakers, write_dataset
+from small_dataset import speakers, write_dataset, write_twins
 
 from ge2e_transforms import BatchLoader, SpecAugment
 from ge2e_transforms.errors import CorruptRecordError, MissingExtraError
@@ -41,6 +41,13 @@ def test_workers_change_nothing(torch: Any, root: Path, workers: int):
     wanted = list(loader.batches(epochs=3, start=(2, 4)))
     check(read(torch, loader, workers, epochs=3, start=(2, 4)), wanted)
     assert len(loader.torch_dataset(epochs=3, start=(2, 4))) == len(wanted)
+
+
+def test_tensors_of_halves_are_the_floats_of_the_same_value(torch: Any, tmp_path: Path):
+    half, full = write_twins(tmp_path)
+    got = read(torch, BatchLoader(half, **OPTIONS), 1)
+    assert {examples.dtype for examples, _ in got} == {torch.float32}
+    check(got, list(BatchLoader(full, **OPTIONS).batches()))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])

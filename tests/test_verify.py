@@ -94,6 +94,8 @@ def test_what_was_made_is_in_order(made):
     [
         {"features": "raw", "crop_ms": 100},
         {"features": "mfcc", "n_mfcc": 5},
+        {"dtype": "float16"},
+        {"dtype": "float16", "segments": "windows", "crop_ms": 200},
         {"segments": "windows", "crop_ms": 200},
         {"max_part_s": 1, "crop_ms": 1000},
     ],
@@ -447,7 +449,49 @@ def test_rows_of_another_width_are_found(root):
             row["payload_offset"] = offset + 12 + length - 16 * frames
 
     change_table(root, "train/features-*-00001-of-*.index.parquet", follow)
-    assert fault(root, CorruptRecordError) == f"{path} at offset 0: expected 8 bins, got 4"
+    assert fault(root, CorruptRecordError) == f"{path} at offset 0: expected 8 bins of float32, got 4 bins of float32"
+
+
+@pytest.fixture(scope="module")
+def made_of_halves(manifest, tmp_path_factory):
+    return make(manifest, tmp_path_factory.mktemp("halves") / "dataset", RECIPE.replace(dtype="float16"))
+
+
+@pytest.fixture
+def halves(made_of_halves, tmp_path):
+    return shutil.copytree(made_of_halves, tmp_path / "copy")
+
+
+def test_records_of_another_type_are_found(halves):
+    """As long, and with the same key."""
+    path = change_records(halves, FILES[0], lambda number, values, fields: (values.view(np.int16), fields))
+    # One letter less in the name of the type; the index is made to follow.
+    with path.open("rb") as stream:
+        found = [(offset, len(data)) for offset, data in read_records(stream, "x")]
+
+    def follow(rows):
+        for row, (offset, length) in zip(rows, found, strict=True):
+            row |= {"offset": offset, "length": length + 16}
+            row["payload_offset"] = offset + 12 + length - 16 * row["frames"]
+
+    change_table(halves, "train/features-*-00001-of-*.index.parquet", follow)
+    assert fault(halves, CorruptRecordError) == f"{path} at offset 0: expected 8 bins of float16, got 8 bins of int16"
+
+
+def test_what_is_wrong_with_halves_is_found(halves):
+    pattern = FILES[0]
+    (path,) = halves.glob(pattern)
+    content = path.read_bytes()
+    path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+    assert "the checksum of the record does not match" in fault(halves, CorruptRecordError)
+    path.write_bytes(content)
+
+    def spoil(number, values, fields):
+        values[3, 2] = np.inf
+        return values, fields
+
+    change_records(halves, pattern, spoil)
+    assert "at offset 0: value inf at [frame, bin] [3, 2] is not finite" in fault(halves, CorruptRecordError)
 
 
 def test_a_ledger_of_other_reasons_is_found(root):
@@ -582,6 +626,20 @@ def test_comparison_gives_the_largest_difference(root, made):
     found = compare(Dataset.open(root), Dataset.open(made))
     assert found == pytest.approx(0.25, abs=1e-6)
     assert compare(Dataset.open(made), Dataset.open(root)) == found
+
+
+def test_comparison_of_halves_allows_for_one_step_of_rounding(halves, made_of_halves):
+    def nudge(number, values, fields):
+        if number == 1:
+            values[5, 2] = np.nextafter(values[5, 2], np.float16(9))
+            values[6, 3] = np.nextafter(np.nextafter(values[6, 3], np.float16(-9)), np.float16(-9))
+        return values, fields
+
+    assert compare(Dataset.open(halves), Dataset.open(made_of_halves)) == 0.0
+    change_records(halves, FILES[0], nudge)
+    found = compare(Dataset.open(halves), Dataset.open(made_of_halves))
+    assert found == compare(Dataset.open(made_of_halves), Dataset.open(halves))
+    assert 2**-10 <= found <= 2**-8  # one of the two steps of the other value, which is in [2, 8)
 
 
 def test_comparison_does_not_lose_what_is_no_number(root, made):

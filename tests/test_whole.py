@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_dataset import Speaker, write_dataset, write_metadata
+from small_dataset import Speaker, write_dataset, write_metadata, write_twins
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import PRESETS, Recipe
@@ -99,6 +99,16 @@ def test_the_other_layout(tmp_path: Path):
     for one, other in pairs:
         assert other.values.flags.c_contiguous
         assert np.array_equal(one.values.T, other.values)
+
+
+@pytest.mark.parametrize("normalize", ["none", "dataset", "utterance"])
+def test_utterances_of_halves_are_those_of_floats_with_the_same_values(tmp_path: Path, normalize: str):
+    halves, floats = (WholeUtterances(Dataset.open(root), normalize=normalize) for root in write_twins(tmp_path))
+    for one, other in zip(halves.all("train", pad_to=64), floats.all("train", pad_to=64), strict=True):
+        assert one.values.dtype == np.float32
+        assert np.array_equal(one.values, other.values)
+        assert one._replace(values=other.values) == other
+    assert np.array_equal(halves.one("u2", "test/test1").values, floats.one("u2", "test/test1").values)
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -129,7 +129,7 @@ def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, An
 def _recipe(kind: str, args: argparse.Namespace, present: dict[str, Any]) -> Recipe:
     from pipeline import options
 
-    if kind == "add" and (args.preset or args.segments or args.features or args.settings):
+    if kind == "add" and (args.preset or args.segments or args.features or args.dtype or args.settings):
         args.preset = args.preset or "ge2e"
         return options.chosen_recipe(args)
     return Recipe.from_dict(present["recipe"]) if present else Recipe()
