@@ -4,7 +4,8 @@
 
 Each job runs as a program of its own. Its peak is the sum over its processes (the program and its workers)
 of the high-water mark of resident memory that Linux keeps for each (`VmHWM`). The rows of the manifest are
-repeated under new utterance ids, so speakers, recordings and shards' order stay as they are.
+repeated under new utterance ids, so speakers and shards' order stay as they are, and under paths of their own, so that
+each is decoded.
 Prints a table for the README and writes JSON beside it with --json.
 """
 
@@ -88,7 +89,7 @@ def repeat(manifest: Path, times: int) -> list[Utterance]:
     with manifest.open("rb") as stream:
         rows = [row for row in read_rows(stream, str(manifest.absolute())) if isinstance(row, Utterance)]
     return [
-        row._replace(utterance_id=f"{row.utterance_id}-{copy}", audio_path=row.location)
+        row._replace(utterance_id=f"{row.utterance_id}-{copy}", audio_path="/." * copy + row.location)
         for copy in range(times)
         for row in rows
     ]

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,12 @@ def steps(values: Values, axes: int | tuple[int, ...], offset: Values | float = 
     left = values - offset
     low, high = left.min(axis=axes, keepdims=True), left.max(axis=axes, keepdims=True)
     scale = np.where(high > low, (high - low) / 255, 1).astype(np.float32)
-    return np.rint((left - low) / scale) * scale + low + offset
+    return np.asarray(np.rint((left - low) / scale) * scale + low + offset)
 
 
 def middle(values: Values) -> Values:
     """Half-way between the lowest and the highest bin of each frame."""
-    return (values.max(axis=1, keepdims=True) + values.min(axis=1, keepdims=True)) / 2
+    return np.asarray((values.max(axis=1, keepdims=True) + values.min(axis=1, keepdims=True)) / 2)
 
 
 def blocks(values: Values, axis: int, length: int) -> Values:
@@ -168,7 +168,7 @@ def writing(kept: list[Record], seconds: float, rounds: int) -> dict[str, float]
     return {dtype: seconds / statistics.median(times) for dtype, times in spent.items()}
 
 
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of the processor for each call in each round, after one that is not counted."""
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
@@ -229,7 +229,7 @@ def arrow(name: str, level: int | None = None) -> tuple[Pack, Pack]:
     codec = pa.Codec(name, compression_level=level)
 
     def unpack(data: bytes) -> bytes:
-        return codec.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True)
+        return bytes(codec.decompress(data[8:], int.from_bytes(data[:8], "little"), asbytes=True))
 
     return lambda data: len(data).to_bytes(8, "little") + codec.compress(data, asbytes=True), unpack
 
