@@ -1,98 +1,73 @@
-"""Peak memory of `ge2e run` on the same speech once and repeated: does it grow with the data?
+"""Peak memory of `ge2e run` as the speech grows: of the program, and of its largest worker.
 
-    python benchmarks/memory.py MANIFEST [--times 1 10] [--workers 1 2] [--rounds 3]
+    python benchmarks/memory.py SPEECH [--times 1 105] [--workers 1 2] [--rounds 1] [--json FILE]
 
-Each job runs as a program of its own. Its peak is the sum over its processes (the program and its workers)
-of the high-water mark of resident memory that Linux keeps for each (`VmHWM`). The rows of the manifest are
-repeated under new utterance ids, so speakers and shards' order stay as they are, and under paths of their own, so that
-each is decoded.
-Prints a table for the README and writes JSON beside it with --json.
+SPEECH is a folder in LibriSpeech's layout or a manifest; 105 times the hour of the shared speech is a hundred hours.
+Each job runs as a program of its own, the jobs in turn. The peak of a process is the high-water mark of resident memory
+that Linux keeps for it (`VmHWM`), libraries included. The speech is repeated under other speaker ids and paths, so that
+each row is decoded. With one process the program is the worker, too.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
+from typing import Any
 
-from ge2e_transforms.manifest import read_rows, write_manifest
-from ge2e_transforms.utterance import Utterance
+import timing
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest")
-    parser.add_argument("--times", type=int, nargs="+", default=[1, 10])
+    parser = timing.arguments(__doc__, "memory", rounds=1)
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 105])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    cases = [(workers, times) for workers in args.workers for times in args.times]
-    peaks: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
-    seconds: dict[tuple[int, int], list[float]] = {case: [] for case in cases}
+    from ge2e_transforms.manifest import write_manifest
+
+    rows = timing.speech(args.speech)[: args.files]
+    hours = sum(timing.lengths(rows)) / 3600
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(args.rounds):
-            for case in cases:  # in turn, so that a drift of the machine hits all alike
-                peak, wall = measure(Path(args.manifest), case[1], case[0], Path(folder))
-                peaks[case].append(peak)
-                seconds[case].append(wall)
-    report(cases, peaks, seconds)
-    if args.json:
-        rows = [{"workers": w, "times": t, "peak_mib": peaks[w, t], "seconds": seconds[w, t]} for w, t in cases]
-        args.json.write_text(json.dumps(rows, indent=1))
+        for times in args.times:
+            write_manifest(f"{folder}/{times}.csv", timing.repeated(rows, times))
+        contestants = {
+            f"{workers} x {times}": lambda workers=workers, times=times: job(Path(folder), workers, times)
+            for workers in args.workers
+            for times in args.times
+        }
+        runs = timing.in_turn(contestants, args.rounds)
+    report(args, runs, hours, len(rows))
 
 
-def report(
-    cases: list[tuple[int, int]],
-    peaks: dict[tuple[int, int], list[float]],
-    seconds: dict[tuple[int, int], list[float]],
-) -> None:
-    print("| processes | speech | peak MiB, all processes | against the first | wall s |")
-    print("|---|---|---|---|---|")
-    for workers, times in cases:
-        base = statistics.median(peaks[workers, cases[0][1]])
-        peak = statistics.median(peaks[workers, times])
-        wall = statistics.median(seconds[workers, times])
-        print(f"| {workers} | x {times} | {peak:.0f} | {peak / base:.3f} | {wall:.1f} |")
-
-
-def measure(manifest: Path, times: int, workers: int, folder: Path) -> tuple[float, float]:
-    """(peak MiB of all processes of the job, wall seconds)."""
-    repeated = folder / f"repeated-{times}.csv"
-    if not repeated.exists():
-        write_manifest(str(repeated), repeat(manifest, times))
+def job(folder: Path, workers: int, times: int) -> timing.Run:
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        command = [sys.executable, "-m", "pipeline", "run", "--manifest", str(repeated), "--output", output]
-        began = time.monotonic()
-        process = subprocess.Popen([*command, f"--direct_num_workers={workers}"], stdout=subprocess.DEVNULL)
-        marks: dict[int, int] = {}
-        stop = threading.Event()
-        watcher = threading.Thread(target=watch, args=(process.pid, marks, stop))
-        watcher.start()
-        status = process.wait()
-        stop.set()
-        watcher.join()
-        if status:
-            raise SystemExit(f"the job failed with status {status}")
-        return sum(marks.values()) / 1024, time.monotonic() - began
+        return timing.ge2e_run(folder / f"{times}.csv", Path(output), workers)
 
 
-def repeat(manifest: Path, times: int) -> list[Utterance]:
-    with manifest.open("rb") as stream:
-        rows = [row for row in read_rows(stream, str(manifest.absolute())) if isinstance(row, Utterance)]
-    return [
-        row._replace(utterance_id=f"{row.utterance_id}-{copy}", audio_path="/." * copy + row.location)
-        for copy in range(times)
-        for row in rows
+def report(args: Any, runs: dict[str, list[timing.Run]], hours: float, rows: int) -> None:
+    """The table, and how far workers and the program are from what they should need."""
+    found: list[dict[str, Any]] = []
+    goals = []
+    for workers in args.workers:
+        for times in args.times:
+            taken = runs[f"{workers} x {times}"]
+            row = {key: statistics.median(run[key] for run in taken) for key in ("program_mib", "worker_mib", "wall_s")}
+            found.append({"workers": workers, "hours": round(hours * times, 2), "rows": rows * times, **row})
+        first, last = found[-len(args.times)], found[-1]
+        name = f"worker of {workers}, {last['hours']:g} h / {first['hours']:g} h"
+        goals.append(timing.Goal(name, last["worker_mib"] / first["worker_mib"], 1.1, at_most=True))
+        if workers > 1:
+            more = (last["program_mib"] - first["program_mib"]) * 2**20 / max(1, last["rows"] - first["rows"])
+            goals.append(timing.Goal(f"bytes a row of the program, {workers} workers", more, 600, at_most=True))
+    table = [
+        (row["workers"], f"{row['hours']:,g}", f"{row['rows']:,}", *(f"{row[key]:,.0f}" for key in row if "_" in key))
+        for row in found
     ]
+    print(timing.table(["processes", "hours", "rows", "program MiB", "largest worker MiB", "wall s"], table))
+    timing.save(args.json, {**timing.about(), "rows": found, "rounds": runs}, goals)
 
 
 def watch(root: int, marks: dict[int, int], stop: threading.Event) -> None:

@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from memory import repeat, watch
+import timing
+from memory import watch
 
 from ge2e_transforms.manifest import write_manifest
 
@@ -156,7 +157,7 @@ def audio_of(manifest: Path) -> tuple[float, int]:
     """(seconds, bytes) of the recordings of a manifest."""
     import soundfile
 
-    places = [Path(row.location) for row in repeat(manifest, 1)]
+    places = [Path(row.location) for row in timing.speech(manifest)]
     found = [soundfile.info(str(place)) for place in places]
     return sum(one.frames / one.samplerate for one in found), sum(place.stat().st_size for place in places)
 
@@ -165,7 +166,7 @@ def run(manifest: Path, times: int, workers: int) -> dict[str, Any]:
     """One job: its wall time, largest process and what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.csv"
-        write_manifest(rows, repeat(manifest, times))
+        write_manifest(rows, timing.repeated(timing.speech(manifest), times))
         output = Path(folder) / "out"
         command = [sys.executable, "-m", "pipeline", "run", "--manifest", str(rows), "--output", str(output)]
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

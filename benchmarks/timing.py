@@ -213,8 +213,11 @@ def watched(command: Sequence[str], environment: Mapping[str, str] | None = None
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}:\n{complaint[-3000:]}")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    peak = sum(marks.values()) / 1024
-    return Ended({"wall_s": wall, "cpu_s": cpu, "peak_mib": peak, "processes": len(marks)}, output)
+    peak, program = sum(marks.values()) / 1024, marks.get(process.pid, 0) / 1024
+    # A program without workers does their work.
+    worker = max((mark / 1024 for pid, mark in marks.items() if pid != process.pid), default=program)
+    run = {"wall_s": wall, "cpu_s": cpu, "peak_mib": peak, "program_mib": program, "worker_mib": worker}
+    return Ended(run | {"processes": len(marks)}, output)
 
 
 def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
