@@ -205,8 +205,10 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
     logger.addHandler(clock)
     imported = status_mib("VmRSS")
     began = time.monotonic()
-    runner = local.worker_processes(options, folder / "workers.log")
-    with beam.Pipeline(runner=runner, options=options) as pipeline:
+    with (
+        local.worker_processes(options, folder / "workers.log") as runner,
+        beam.Pipeline(runner=runner, options=options) as pipeline,
+    ):
         read = pipeline | "ReadManifest" >> ReadManifest(job)
         plan = (read[LENGTHS], read[SUMMARIES]) | "PlanDataset" >> PlanDataset(job)
         shards = (read[ROWS], plan) | "GroupByShard" >> GroupByShard()

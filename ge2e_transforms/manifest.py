@@ -11,6 +11,7 @@ import csv
 import functools
 import gzip
 import io
+import itertools
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 from ge2e_transforms.errors import BadRowError, DataError, LedgerRow, ManifestError, visible
-from ge2e_transforms.manifest_lines import Lines, csv_records, text_records
+from ge2e_transforms.manifest_lines import Lines, csv_records, one_line_columns, text_records
 from ge2e_transforms.manifest_parquet import Pick, parquet_columns
 from ge2e_transforms.utterance import (
     COLUMNS,
@@ -30,6 +31,7 @@ from ge2e_transforms.utterance import (
     file_of,
     is_url,
     leads_out,
+    plain_utterances,
     shown,
     utterance,
 )
@@ -86,13 +88,32 @@ def _read_csv(lines: Lines, manifest: str) -> Iterator[_Item]:
         )
     pick = _needed_columns(tuple(header), manifest)
     width = len(header)
-    for position, fields, fault in records:
-        if len(fields) == width:
-            fields.append("")
-            yield _row(pick(fields), manifest, position, fault)
-        else:
-            fault = fault or f"expected {width} fields as in the header, got {len(fields)}"
-            yield _row(_NOTHING, manifest, position, fault)
+    while block := lines.block():
+        position = lines.position
+        if found := one_line_columns(block, width):
+            columns = pick([*found, [""] * len(block)])
+            yield from _rows(columns, manifest, [*itertools.accumulate(map(len, block[:-1]), initial=position)])
+            continue
+        lines.hand_back(block)
+        while lines.handed_back and (record := next(records, None)):
+            yield _csv_row(record, pick, width, manifest)
+
+
+def _csv_row(record: tuple[int, list[str], str], pick: Pick, width: int, manifest: str) -> _Item:
+    position, fields, fault = record
+    if len(fields) == width:
+        return _row(pick([*fields, ""]), manifest, position, fault)
+    return _row(_NOTHING, manifest, position, fault or f"expected {width} fields as in the header, got {len(fields)}")
+
+
+def _rows(columns: Sequence[Sequence[str]], manifest: str, positions: Sequence[int]) -> Iterable[_Item]:
+    """Some rows from `COLUMNS` of text: all at once, or one by one if anything is odd about any."""
+    rows = plain_utterances(columns, manifest, positions)
+    if rows is not None:
+        return rows
+    return (
+        _row(values, manifest, position) for values, position in zip(zip(*columns, strict=True), positions, strict=True)
+    )
 
 
 def _read_json(lines: Lines, manifest: str) -> Iterator[_Item]:

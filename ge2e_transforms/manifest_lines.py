@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ge2e_transforms.errors import ManifestError
@@ -18,6 +19,8 @@ from ge2e_transforms.errors import ManifestError
 # No honest row comes near these; they bound what an open quote can hold before it is given up.
 MAX_ROW_BYTES = 1 << 20
 MAX_ROW_LINES = 1000
+# Lines that are read as one block: enough that what is done for a block costs little, few enough to be read again.
+_BLOCK_BYTES = 1 << 16
 
 
 class RowFault(Exception):
@@ -27,28 +30,56 @@ class RowFault(Exception):
 class Lines:
     """The physical lines of a manifest as text, for `csv.reader` or one by one, in records.
 
-    `start` begins a record; the lines read since then are the record. `fault`, if not empty, says what is
-    wrong with their text (which then has replacement characters in it).
+    `start` begins a record, at `position`; the lines read since then are the record. `fault`, if not empty, says what
+    is wrong with their text (which then has replacement characters in it).
     """
 
     def __init__(self, stream: BinaryIO, manifest: str) -> None:
         self._readline = stream.readline
         self._manifest = manifest
-        self._position = 0
+        self.position = 0
         self._size = 0
         self._record: list[bytes] = []
         self._again: deque[bytes] = deque()
+        self._failure: Exception | None = None
         self.fault = ""
 
     def start(self) -> int:
         """Begin the next record; its offset in the uncompressed manifest, in bytes."""
-        self._position += self._size
+        self.position += self._size
         self._size = 0
         self._record.clear()
         self.fault = ""
-        if not self._position and not self._again:
+        if not self.position and not self._again:
             self._skip_byte_order_mark()
-        return self._position
+        return self.position
+
+    @property
+    def handed_back(self) -> bool:
+        """Whether lines are left that were read before."""
+        return bool(self._again)
+
+    def block(self) -> list[bytes]:
+        """The next lines as stored, as many as are read at once; none at the end.
+
+        Reading goes on after them, or with them once they are handed back. An error comes after the lines before it.
+        """
+        self.start()
+        lines: list[bytes] = []
+        try:
+            while self._size < _BLOCK_BYTES and (raw := self._again.popleft() if self._again else self._read()):
+                lines.append(raw)
+                self._size += len(raw)
+        except (OSError, ManifestError) as error:
+            if not lines:
+                raise
+            self._failure = error
+        return lines
+
+    def hand_back(self, block: Sequence[bytes]) -> None:
+        """Lets the lines of the last block be read again."""
+        self._again.extendleft(reversed(block))
+        self._size = 0
 
     def __iter__(self) -> Lines:
         return self
@@ -81,11 +112,13 @@ class Lines:
         return str(error) if isinstance(error, RowFault) else f"not CSV: {error}"
 
     def _read(self) -> bytes:
+        if self._failure:
+            raise self._failure
         try:
             return self._readline(MAX_ROW_BYTES + 1)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ManifestError(
-                f"{self._manifest}: damaged gzip after {self._position + self._size} unpacked bytes ({error}): "
+                f"{self._manifest}: damaged gzip after {self.position + self._size} unpacked bytes ({error}): "
                 "expected a whole gzip file; pack the manifest again"
             ) from error
 
@@ -97,7 +130,7 @@ class Lines:
                 "(`iconv -f UTF-16 -t UTF-8`)"
             )
         if first.startswith(b"\xef\xbb\xbf"):
-            self._position, first = 3, first[3:]
+            self.position, first = 3, first[3:]
         if first:
             self._again.append(first)
 
@@ -124,6 +157,39 @@ def csv_records(lines: Lines) -> Iterator[tuple[int, list[str], str]]:
             continue
         if len(fields) > 1 or (fields and fields[0].strip()):
             yield position, fields, lines.fault
+
+
+def one_line_columns(block: Sequence[bytes], width: int) -> list[list[str]] | None:
+    """Columns of the lines of a block, if every line is a record of so many fields that nothing is wrong with.
+
+    None otherwise: `csv_records` then tells what it is. `width` is 2 at least, so a blank line is no such record.
+    """
+    if max(map(len, block)) > min(MAX_ROW_BYTES, csv.field_size_limit()):
+        return None
+    try:
+        text = b"".join(block).decode()
+        if "\0" in text:
+            return None
+        if '"' not in text and "\r" not in text:  # then commas and line ends are all there is to CSV
+            return _split_columns(text, len(block), width)
+        records = list(csv.reader(map(bytes.decode, block), strict=True))
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    # A record takes a line or more, so they are as many only if each takes one.
+    if len(records) != len(block) or set(map(len, records)) != {width}:
+        return None
+    fields = [*itertools.chain.from_iterable(records)]
+    return [fields[column::width] for column in range(width)]
+
+
+def _split_columns(text: str, lines: int, width: int) -> list[list[str]] | None:
+    text = text if text.endswith("\n") else text + "\n"
+    fields = text.replace("\n", ",\n,").split(
+        ","
+    )  # each line end is a field of its own, and after the last is one more
+    if fields[width :: width + 1] != ["\n"] * lines:
+        return None
+    return [fields[column : -1 : width + 1] for column in range(width)]
 
 
 def text_records(lines: Lines) -> Iterator[tuple[int, str, str]]:

@@ -219,9 +219,8 @@ def test_reading_is_streaming() -> None:
 
     lines: list[int] = []
     rows = read_rows(Endless(), "m.csv")  # type: ignore[arg-type]
-    for _ in range(100):
-        next(rows)
-    assert len(lines) == 101
+    next(rows)
+    assert len(lines) <= 2 + (1 << 16) // len(b"a.wav,s\n")  # a block ahead, and no more
 
 
 # JSON Lines

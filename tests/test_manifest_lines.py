@@ -141,16 +141,15 @@ def test_an_open_quote_holds_no_more_than_a_row_in_memory() -> None:
     assert read <= MAX_ROW_LINES + 2
 
 
-@given(st.binary(max_size=200) | st.text(alphabet='a",\n\r\0é', max_size=60).map(str.encode))
+@given(st.binary(max_size=200).map(b"a".__add__) | st.text(alphabet='a",\n\r\0é', max_size=60).map(str.encode))
 def test_any_bytes_are_split_without_gap_or_loop(data: bytes) -> None:
     found = records(data)
     positions = [position for position, _, _ in found]
     assert positions == sorted(set(positions))
     # Whatever was read before a record was, a reader that begins at its offset finds the same record.
     for position, fields, fault in found[:3]:
-        again = records(data[position:])
         if not fault and not data[position:].startswith(b"\xef\xbb\xbf"):
-            assert again[0] == (0, fields, "")
+            assert records(data[position:])[0] == (0, fields, "")
 
 
 @pytest.mark.parametrize("cut", [slice(0, -5), slice(0, 40), slice(5, None)])
