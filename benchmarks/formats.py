@@ -277,7 +277,7 @@ def long_shard(rows: Sequence[Utterance], folder: Path) -> Run:
     from ge2e_transforms.config import PRESETS
     from ge2e_transforms.extractor import FeatureExtractor
     from ge2e_transforms.planning import ShardTask
-    from ge2e_transforms.shards import ShardWriter
+    from ge2e_transforms.shards import ShardWriter, in_order
 
     decodes: list[str] = []
 
@@ -291,8 +291,8 @@ def long_shard(rows: Sequence[Utterance], folder: Path) -> Run:
     task = ShardTask("test", 0, 1, 0, "00000000")
     writer = ShardWriter(task, FeatureExtractor(recipe), ("long",), open_audio=str, load=load)
     done: list[dict[str, Any]] = []
-    null = Path(os.devnull)
-    taken = timing.timed(lambda: done.append(writer.write(rows, null, null)))
+    records, index = folder / "records", folder / "index"
+    taken = timing.timed(lambda: done.append(writer.write(in_order(rows), records, index)))
     alone = timing.timed(lambda: [soundfile.read(path, dtype="float32") for path in paths])
     if done[0]["utterances"] != len(rows):
         raise SystemExit(f"{done[0]['utterances']} of {len(rows)} segments were written: {done[0]['ledger'][:1]}")

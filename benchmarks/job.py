@@ -230,12 +230,12 @@ def write_shard(
     task: ShardTask, rows: list[Utterance], extractor: Any, sources: tuple[str, ...], output: Path | None
 ) -> int:
     """Bytes of the records of one shard, written to a folder (and on the disk when this ends) or to /dev/null."""
-    from ge2e_transforms.shards import ShardWriter
+    from ge2e_transforms.shards import ShardWriter, in_order
 
     paths = [Path(os.devnull), Path(os.devnull)]
     if output is not None:
         paths = [output / f"{task.split}-{task.shard}.{kind}" for kind in ("tfrecord", "index")]
-    done = ShardWriter(task, extractor, sources, open_audio=str).write(rows, paths[0], paths[1])
+    done = ShardWriter(task, extractor, sources, open_audio=str).write(in_order(rows), paths[0], paths[1])
     if done["rejected"]:
         raise SystemExit(f"recordings were rejected: {done['ledger'][0]}")
     for path in paths if output is not None else ():

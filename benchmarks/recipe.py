@@ -180,12 +180,12 @@ def write(rows: Sequence[Utterance], records_path: Path, index_path: Path) -> No
     from ge2e_transforms.config import PRESETS
     from ge2e_transforms.extractor import FeatureExtractor
     from ge2e_transforms.planning import ShardTask
-    from ge2e_transforms.shards import ShardWriter
+    from ge2e_transforms.shards import ShardWriter, in_order
 
     sources = tuple(sorted({row.source for row in rows}))
     task = ShardTask("train", 0, 1, 0, "00000000")
     writer = ShardWriter(task, FeatureExtractor(PRESETS["ge2e"]), sources, open_audio=str)
-    done = writer.write(rows, records_path, index_path)
+    done = writer.write(in_order(rows), records_path, index_path)
     if done["rejected"]:
         raise SystemExit(f"recordings were rejected: {done['ledger'][0]}")
     for path in (records_path, index_path):
