@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ge2e_transforms.standing import stable_hash
+
 
 class PlannedSpeaker(NamedTuple):
     """One speaker of a split; those of a split are laid out in sorted order."""
@@ -23,6 +25,10 @@ class SpeakerRange(NamedTuple):
     label: int
     shard: int
     parts: int
+
+    def shard_of(self, utterance_id: str) -> int:
+        """Number of the shard of an utterance of these speakers."""
+        return self.shard if self.parts == 1 else self.shard + stable_hash(utterance_id, "part") % self.parts
 
 
 def lay_out(

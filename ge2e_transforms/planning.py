@@ -20,7 +20,7 @@ from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.layout import PlannedSpeaker, SpeakerRange, lay_out
 from ge2e_transforms.splits import PlanConfig, SpeakerTotal, by_split, split_rule
-from ge2e_transforms.standing import Growth, SplitRule, Standing, stable_hash
+from ge2e_transforms.standing import Growth, SplitRule, Standing
 from ge2e_transforms.utterance import Utterance
 
 # Length of a row that gives none: from its file's bytes at 20 bytes a millisecond (between FLAC's 17 and
@@ -101,15 +101,16 @@ class Plan:
 
     def range_of(self, speaker: str, split: str) -> SpeakerRange:
         """Where a speaker's rows lie that name this split, or none (then it is drawn)."""
-        ranges = self.ranges[split or self.elsewhere.get(speaker) or self.rule.split_of(speaker)]
-        return ranges[bisect.bisect_right(ranges, speaker, key=lambda entry: entry.first_speaker) - 1]
+        split = split or self.elsewhere.get(speaker) or self.rule.split_of(speaker)
+        return self.ranges[split][bisect.bisect_right(self._first_speakers[split], speaker) - 1]
 
     def shard_of(self, row: Utterance) -> int:
         """Number of a row's shard, counted through all splits."""
-        found = self.range_of(row.speaker_key, row.split)
-        if found.parts == 1:
-            return found.shard
-        return found.shard + stable_hash(row.utterance_id, "part") % found.parts
+        return self.range_of(row.speaker_key, row.split).shard_of(row.utterance_id)
+
+    @functools.cached_property
+    def _first_speakers(self) -> dict[str, list[str]]:
+        return {split: [entry.first_speaker for entry in ranges] for split, ranges in self.ranges.items()}
 
     @functools.cached_property
     def tasks(self) -> list[ShardTask]:
@@ -133,7 +134,10 @@ def expected_ms(row: Utterance, max_seconds: float) -> int:
         milliseconds = round(row.duration_s * 1000)
     elif row.bytes is not None and row.offset_s is None:
         milliseconds = row.bytes // _BYTES_PER_MS
-    return max(1, min(milliseconds, int(max_seconds * 1000)))
+    limit = int(max_seconds * 1000)
+    if milliseconds > limit:
+        milliseconds = limit
+    return milliseconds if milliseconds > 0 else 1
 
 
 def make_plan(

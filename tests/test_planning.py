@@ -21,8 +21,8 @@ from ge2e_transforms.planning import (
     SpeakerTotal,
     expected_ms,
     make_plan,
-    stable_hash,
 )
+from ge2e_transforms.standing import stable_hash
 from ge2e_transforms.utterance import Utterance
 
 RECIPE = Recipe()

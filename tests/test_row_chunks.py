@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import zlib
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +15,9 @@ from ge2e_transforms.planning import Plan, PlanConfig, SpeakerTotal, make_plan
 from ge2e_transforms.row_chunks import pack, place, unpack
 from ge2e_transforms.utterance import Utterance
 
-# What would be taken for the end of a row if it were not escaped, among other text.
-TRICKY = ["],\n[", "]]", "[[", '"\n"', "\u2028", ""]
-TEXT = st.text(st.characters(blacklist_categories=["Cs"])) | st.sampled_from(TRICKY)
+# What might be taken for the end of a field or row, among other text; no row that is read holds NUL.
+TRICKY = ["],\n[", "]]", "[[", '"\n"', "\\u0000", "\1", "\u2028", ""]
+TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")) | st.sampled_from(TRICKY)
 SECONDS = st.none() | st.floats(0, 1e6, allow_nan=False)
 ROWS = st.builds(
     Utterance,
@@ -76,16 +76,23 @@ def test_an_empty_parcel_has_no_rows() -> None:
     assert list(unpack(b"")) == []
 
 
-def test_a_parcel_is_compressed_json() -> None:
+def test_a_parcel_holds_whose_rows_they_are_and_what_else_they_say() -> None:
     row = Utterance('ä"\n.wav', "s", "n", "u", "so", channel=1, offset_s=0.1, manifest="m", position=3)
     plan = make_plan([SpeakerTotal("n/s", "", "so", 1)], [], PlanConfig(), Recipe())
-    (parcel,) = place(pack([row], 600, {}), plan).values()
-    text = zlib.decompress(parcel).decode()
-    assert text.replace("\n", "") == '[["ä\\"\\n.wav","s","n","u","so","","","",1,0.1,null,null,"m",3]]'
-    assert json.loads(text) == [list(row)]
+    (parcel,) = place(pack([row, row._replace(utterance_id="v", offset_s=None)], 600, {}), plan).values()
+    text = pa.Codec("zstd").decompress(parcel[8:], int.from_bytes(parcel[:8], "little"), asbytes=True).decode()
+    header, *fields = text.split("\0")
+    assert json.loads(header) == [[["m", "n", "s", "", "so"], 2]]
+    assert fields == ['ä"\n.wav', "u", "", "", "1", "0.1", "", "", "3", 'ä"\n.wav', "v", "", "", "1", "", "", "", "3"]
 
 
-def test_a_row_that_json_cannot_hold_is_a_bug() -> None:
+@pytest.mark.parametrize("name", ["audio_path", "utterance_id", "subset", "session_id"])
+def test_a_text_with_nul_is_a_bug(name: str) -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        pack([Utterance("a.wav", "s", "n", "u", "so")._replace(**{name: "a\0b"})], 600, {})
+
+
+def test_a_length_without_end_is_a_bug() -> None:
     row = Utterance("a.wav", "s", "n", "u", "so", duration_s=float("inf"))
     with pytest.raises((ValueError, OverflowError)):
         pack([row], 600, {})
