@@ -3,16 +3,15 @@
 What a runner does for every element is then done for every thousandth row, and rows, which are much alike, take a
 tenth of their bytes (`benchmarks/planning.py`).
 
-A chunk is what a reader packs, a parcel what a shard gets of it. Both are a line of JSON that says whose rows follow,
-those of a speaker together, and then what else the rows say, as text; all of it compressed. So rows find their shard
-without being decoded. An empty parcel has no rows.
+A chunk is what a reader packs, a parcel what a shard gets of it. Both are text, compressed: whose rows follow, those
+of a speaker together, and then what else each row says. So rows find their shard without being decoded. An empty
+parcel has no rows.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -29,12 +28,12 @@ from ge2e_transforms.utterance import Utterance, row_of
 CHUNK_ROWS = 4096
 # Bytes of manifest in a chunk, which bound its memory where rows are long.
 CHUNK_BYTES = 4 << 20
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 # What the rows of a run share: manifest, namespace, speaker, split, source.
 _Shared: TypeAlias = tuple[str, str, str, str, str]
 _shared: Callable[[Utterance], _Shared] = itemgetter(12, 2, 1, 6, 4)
-# And how many they are.
-_Run: TypeAlias = tuple[_Shared, int]
+# And how many they are, as text.
+_Run: TypeAlias = tuple[str, str, str, str, str, str]
+_RUN_FIELDS = 6
 # The other columns: path, utterance id, subset, session; channel, offset, duration, bytes, position.
 _COLUMNS = (0, 3, 5, 7, 8, 9, 10, 11, 13)
 _TEXTS, _FIELDS = 4, len(_COLUMNS)
@@ -60,7 +59,7 @@ def pack(rows: Iterable[Utterance], max_seconds: float, sums: Lengths) -> bytes:
         length = sum([expected_ms(row, max_seconds) for row in members])
         lengths.add(sums, split, source, [(f"{namespace}/{speaker}", length)])
     fields = _fields([row for members in runs.values() for row in members])
-    return _packed([(shared, len(members)) for shared, members in runs.items()], fields)
+    return _packed([(*shared, str(len(members))) for shared, members in runs.items()], fields)
 
 
 def place(chunk: bytes, plan: Plan) -> dict[int, bytes]:
@@ -68,11 +67,11 @@ def place(chunk: bytes, plan: Plan) -> dict[int, bytes]:
     runs, fields = _unpacked(chunk)
     shards: dict[int, tuple[list[_Run], list[str]]] = {}
     start = 0
-    for shared, count in runs:
-        end = start + count * _FIELDS
-        for shard, part in _parts(fields[start:end], plan.range_of(f"{shared[1]}/{shared[2]}", shared[3])).items():
+    for manifest, namespace, speaker, split, source, count in runs:
+        end = start + int(count) * _FIELDS
+        for shard, part in _parts(fields[start:end], plan.range_of(f"{namespace}/{speaker}", split)).items():
             kept_runs, kept_fields = shards.setdefault(shard, ([], []))
-            kept_runs.append((shared, len(part) // _FIELDS))
+            kept_runs.append((manifest, namespace, speaker, split, source, str(len(part) // _FIELDS)))
             kept_fields += part
         start = end
     return {shard: _packed(*kept) for shard, kept in shards.items()}
@@ -94,8 +93,10 @@ def unpack(parcel: bytes) -> Iterator[Utterance]:
     if not parcel:
         return iter(())
     runs, fields = _unpacked(parcel)
-    owners = [*itertools.chain.from_iterable(shared * count for shared, count in runs)]
-    manifest, namespace, speaker, split, source = (owners[column::5] for column in range(5))
+    *shared, counts = zip(*runs, strict=True)
+    manifest, namespace, speaker, split, source = (
+        itertools.chain.from_iterable(map(itertools.repeat, column, map(int, counts))) for column in shared
+    )
     path, name, subset, session, *numbers = (fields[column::_FIELDS] for column in range(_FIELDS))
     channel, offset_s, duration_s, size, position = map(_numbers, numbers, (int, float, float, int, int))
     texts = (path, speaker, namespace, name, source, subset, split, session)
@@ -117,8 +118,9 @@ def _numbers(column: Sequence[str], kind: type[int] | type[float]) -> list[float
 
 
 def _packed(runs: Sequence[_Run], fields: Sequence[str]) -> bytes:
-    text = _END.join([_encode(runs), *fields]).encode()
-    if text.count(_END.encode()) != len(fields):
+    texts = [str(len(runs)), *itertools.chain.from_iterable(runs), *fields]
+    text = _END.join(texts).encode()
+    if text.count(_END.encode()) != len(texts) - 1:
         raise ValueError("a row of this chunk holds NUL in a text")
     packed: bytes = _codec().compress(text, asbytes=True)
     return len(text).to_bytes(_SIZE_BYTES, "little") + packed
@@ -127,8 +129,12 @@ def _packed(runs: Sequence[_Run], fields: Sequence[str]) -> bytes:
 def _unpacked(packed: bytes) -> tuple[list[_Run], list[str]]:
     size = int.from_bytes(packed[:_SIZE_BYTES], "little")
     text: bytes = _codec().decompress(memoryview(packed)[_SIZE_BYTES:], size, asbytes=True)
-    header, *fields = text.decode().split(_END)
-    return json.loads(header), fields
+    number, *texts = text.decode().split(_END)
+    end = int(number) * _RUN_FIELDS
+    manifest, namespace, speaker, split, source, count = (
+        texts[column:end:_RUN_FIELDS] for column in range(_RUN_FIELDS)
+    )
+    return list(zip(manifest, namespace, speaker, split, source, count, strict=True)), texts[end:]
 
 
 @functools.cache
