@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -178,12 +178,11 @@ class ShardWriter:
         self._digest = hashlib.sha256()
         self._offset = 0
 
-    def write(self, rows: Iterable[Utterance], records_path: Path, index_path: Path) -> dict[str, Any]:
+    def write(self, ordered: Sequence[Utterance], records_path: Path, index_path: Path) -> dict[str, Any]:
         """Writes both files and returns the content of the done file.
 
-        A shard without records leaves both files empty, with 0 bytes in the result.
+        The rows are `in_order`. A shard without records leaves both files empty, with 0 bytes in the result.
         """
-        ordered = in_order(rows)
         wanted = [row for row in ordered if not self._known.refusal(row)]
         recordings = _Recordings(wanted, self._extractor.recipe, self._open_audio, self._load)
         with records_path.open("wb") as stream:

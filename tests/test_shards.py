@@ -19,7 +19,7 @@ from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import ShardTask
 from ge2e_transforms.records import FOOTER_BYTES, HEADER_BYTES, decode_example, read_records
-from ge2e_transforms.shards import ShardWriter
+from ge2e_transforms.shards import ShardWriter, in_order
 from ge2e_transforms.utterance import Utterance
 
 RECIPE = Recipe()
@@ -35,7 +35,7 @@ class Written:
         folder.mkdir(exist_ok=True)
         self.records_path, self.index_path = folder / "x.tfrecord", folder / "x.index.parquet"
         writer = ShardWriter(task, FeatureExtractor(recipe), sources, open_audio or str)
-        self.done = writer.write(iter(rows), self.records_path, self.index_path)
+        self.done = writer.write(in_order(rows), self.records_path, self.index_path)
         self.records = {}
         with self.records_path.open("rb") as stream:
             for offset, data in read_records(stream, "x"):
