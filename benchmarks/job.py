@@ -51,7 +51,6 @@ def main() -> None:
         bare(sys.argv[2:])
         return
     args = _arguments()
-    from ge2e_transforms.manifest import write_manifest
 
     rows = timing.speech(args.speech)[: args.files]
     seconds = sum(timing.lengths(rows))
@@ -59,9 +58,9 @@ def main() -> None:
         folder = Path(name)
         manifests = {times: folder / f"times-{times}.csv" for times in args.times}
         for times, manifest in manifests.items():
-            write_manifest(manifest, timing.repeated(rows, times))
+            timing.write_rows(manifest, timing.repeated(rows, times))
         few = folder / "few.csv"
-        write_manifest(few, timing.repeated(rows, -(-_FIXED_ROWS // len(rows)))[:_FIXED_ROWS])
+        timing.write_rows(few, timing.repeated(rows, -(-_FIXED_ROWS // len(rows)))[:_FIXED_ROWS])
         contestants = {
             f"{name} x{times}": call for times in args.times for name, call in _rows(manifests[times], folder)
         }

@@ -26,13 +26,12 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=[1, 105])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
-    from ge2e_transforms.manifest import write_manifest
 
     rows = timing.speech(args.speech)[: args.files]
     hours = sum(timing.lengths(rows)) / 3600
     with tempfile.TemporaryDirectory() as folder:
         for times in args.times:
-            write_manifest(f"{folder}/{times}.csv", timing.repeated(rows, times))
+            timing.write_rows(f"{folder}/{times}.csv", timing.repeated(rows, times))
         contestants = {
             f"{workers} x {times}": lambda workers=workers, times=times: job(Path(folder), workers, times)
             for workers in args.workers

@@ -53,7 +53,6 @@ PEERS = {
 
 def main() -> None:
     args = _arguments()
-    from ge2e_transforms.manifest import write_manifest
 
     rows = timing.speech(args.speech)[: args.files]
     seconds = sum(timing.lengths(rows))
@@ -64,7 +63,7 @@ def main() -> None:
         for times in sorted(args.times):
             many = timing.repeated(rows, times)
             manifest = folder / f"rows-{times}.csv"
-            write_manifest(manifest, many)
+            timing.write_rows(manifest, many)
             listed = [(row.location, row.speaker_id, row.utterance_id) for row in many]
             manifest.with_suffix(".json").write_text(json.dumps(listed))
             for name in names:

@@ -27,8 +27,6 @@ from typing import Any
 import timing
 from memory import watch
 
-from ge2e_transforms.manifest import write_manifest
-
 _RESULTS = Path(__file__).parent / "results"
 SIZES = (10_000, 1_000_000, 100_000_000)
 # Speakers assumed; --shard_mib and slots chosen so that there are at least 100 shards a slot.
@@ -166,7 +164,7 @@ def run(manifest: Path, times: int, workers: int) -> dict[str, Any]:
     """One job: its wall time, largest process and what it wrote."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.csv"
-        write_manifest(rows, timing.repeated(timing.speech(manifest), times))
+        timing.write_rows(rows, timing.repeated(timing.speech(manifest), times))
         output = Path(folder) / "out"
         command = [sys.executable, "-m", "pipeline", "run", "--manifest", str(rows), "--output", str(output)]
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)

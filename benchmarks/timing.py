@@ -7,6 +7,7 @@ heavy is loaded, and so that other interpreters can import it.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -77,6 +78,16 @@ def repeated(rows: Sequence[Utterance], times: int) -> list[Utterance]:
         for copy in range(times)
         for row in rows
     ]
+
+
+def write_rows(path: str | Path, rows: Iterable[Utterance]) -> None:
+    """A manifest with the paths as they are: `write_manifest` would make one of all that name the same file."""
+    from ge2e_transforms.utterance import COLUMNS
+
+    with Path(path).open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(["" if value is None else value for value in row[: len(COLUMNS)]] for row in rows)
 
 
 def hours_of(rows: Sequence[Utterance], hours: float | None) -> list[Utterance]:

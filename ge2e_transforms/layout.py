@@ -34,10 +34,6 @@ class SpeakerRange(NamedTuple):
         """Number of the shard of an utterance of these speakers."""
         return self.shard if self.parts == 1 else self.shard + stable_hash(utterance_id, "part") % self.parts
 
-    def shard_of(self, utterance_id: str) -> int:
-        """Number of the shard of an utterance of these speakers."""
-        return self.shard if self.parts == 1 else self.shard + stable_hash(utterance_id, "part") % self.parts
-
 
 def lay_out(
     speakers: Sequence[PlannedSpeaker], limit_ms: int, min_shards: int, label: int, shard: int
