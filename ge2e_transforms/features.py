@@ -65,6 +65,7 @@ class FeatureKernel:
         before = first % 2
         self._first, self._window = first - before, np.pad(window, (before, (before + len(window)) % 2))
         self._filters = mel_filterbank(recipe)
+        self._bands = spectrum.bands(self._filters)
 
     def __call__(self, waveform: npt.NDArray[np.float32]) -> Frames:
         """Features `[frames, bins]` float32, C order, of a mono waveform `[n]` float32 in [-1, 1].
@@ -112,9 +113,8 @@ class FeatureKernel:
 
     def _fill_compiled(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
         place = (self._hop, runs.first, runs.inner_start, runs.last, runs.tail_start, self._first)
-        filters = spectrum.bands(self._filters)
         for out, head, piece, tail in zip(mel, runs.head, pieces, runs.tail, strict=True):
-            spectrum.mel_power(out, head, piece, tail, place, self._window, spectrum.twiddles(), filters)
+            spectrum.mel_power(out, head, piece, tail, place, self._window, spectrum.twiddles(), self._bands)
 
     def _fill_by_scipy(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
         total = mel.shape[1]

@@ -27,7 +27,7 @@ _HALF = N_FFT // 2
 # Frames of a block: its arrays take 0.5 MiB of a core's cache, and loops of 64 are not unrolled, which would keep them
 # scalar.
 _LANES = 64
-# Places of the arrays in one: real and imaginary parts before the FFT and from pass to pass, power, and sums of bands.
+# Places of the arrays in one: real and imaginary parts before the FFT and from pass to pass, and power.
 # They lie 80 numbers farther apart than they are long, so that not all meet in the same lines of the cache.
 _SIZE = _HALF * _LANES + 80
 _Z, _A, _B, _P = 0, 2 * _SIZE, 4 * _SIZE, 6 * _SIZE
