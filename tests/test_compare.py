@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import programs
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-RESULTS = sorted((FOLDER / "results").glob("*.json"))
+RESULTS = sorted((programs.FOLDER / "results").glob("*.json"))
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_results", FOLDER / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["compare_results"] = module  # where its annotations are looked up
-    spec.loader.exec_module(module)
-    return module
+    return programs.load("compare")
 
 
 def worse(program: ModuleType, old: Any, new: Any, percent: float = 10) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import subprocess
@@ -11,25 +10,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import programs
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def fuzzing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzzing", FOLDER / "fuzzing.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return programs.load("fuzzing")
 
 
 def fuzz(program: str, json_path: Path, *arguments: object) -> dict[str, Any]:
     """The result of a run that found nothing; a program of its own, as threads of this one must not be forked."""
-    command = [sys.executable, str(FOLDER / program), "--json", str(json_path), *map(str, arguments)]
+    command = [sys.executable, str(programs.FOLDER / program), "--json", str(json_path), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     found: dict[str, Any] = json.loads(json_path.read_text())
@@ -82,7 +76,9 @@ for numbers, seconds in ([2], 1), ([0, 1, 3, 4, 5, 6, 7, 8, 9], 60):
 
 
 def test_crash_hang_error_and_too_much_memory_are_noticed(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=FOLDER, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=programs.FOLDER, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = {int(number): rest for number, _, rest in (line.partition("|") for line in done.stdout.splitlines())}
     assert {number: found.pop(number) for number in (0, 8, 9)} == dict.fromkeys((0, 8, 9), "fine|[]")
