@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -180,12 +182,19 @@ def _named(error: DataError, source: str | bytes, name: str) -> DataError:
 def _open(source: str | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    try:
+    with named_faults():
         file = open_regular(source)
         if os.fstat(file.fileno()).st_size > _WHOLE_FILE:
             return file
         with file:
             return io.BytesIO(file.read())
+
+
+@contextmanager
+def named_faults() -> Iterator[None]:
+    """Makes a MissingAudioError or an UnreadableAudioError of what opening a local file raises, unless it may pass."""
+    try:
+        yield
     except ValueError as error:
         raise MissingAudioError(f"no file can have this name: {error}") from None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The libraries that decode: encoded bytes to float32 samples at their own rate.
+"""The libraries that decode: encoded bytes to float32 samples at their own rate, or to what their header states.
 
 libsndfile takes WAV (8 to 32 bit, float), FLAC, Ogg Vorbis, Opus, MP3, AIFF, AU, NIST SPHERE and more; PyAV,
 where it is installed (extra `av`), what libsndfile does not know, such as M4A. The format is told by the first
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from ge2e_transforms.errors import (
 )
 
 Samples: TypeAlias = npt.NDArray[np.float32]
+_T = TypeVar("_T")
+# What is made of an opened sound or container, its kind and the limits.
+_Use: TypeAlias = Callable[[Any, str, AudioConfig], _T]
 
 # Values decoded at once (64 MiB): more than most recordings have, so that there is one call and no copy, and
 # little enough for a header that claims too much.
@@ -58,6 +61,19 @@ def libsndfile_version() -> str:
     return str(soundfile.__libsndfile_version__)
 
 
+class Header(NamedTuple):
+    """What a recording says of itself.
+
+    seconds: length; counted by decoding where the header does not state it.
+    format: container and coding, such as 'FLAC PCM_16', 'MP4 AAC'.
+    """
+
+    seconds: float
+    rate_hz: int
+    channels: int
+    format: str
+
+
 class Encoded:
     """The encoded bytes as a decoder reads them, with the head that `containers.inspect` gives.
 
@@ -72,9 +88,9 @@ class Encoded:
         self.kind = container.kind
         self._raw, self._head = raw, container.head
         self._moved = container.skip - len(container.head)
-        self._size = size - self._moved
+        self.size = size - self._moved
         self._position = self._furthest = 0
-        self._step = self._size
+        self._step = self.size
         self._error: OSError | None = None
 
     def __enter__(self) -> Encoded:
@@ -87,7 +103,7 @@ class Encoded:
     @property
     def was_at_end(self) -> bool:
         """Whether the last byte has been read, wherever the decoder went afterwards."""
-        return self._furthest >= self._size
+        return self._furthest >= self.size
 
     def read_again_slowly(self) -> None:
         """From the start, and in small steps: a decoder then has read little beyond the place where it fails."""
@@ -99,7 +115,7 @@ class Encoded:
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         # A damaged header may lead to before the start, or to where no file ends, which would be an error deep inside
         # of a decoder.
-        self._position = min(max(0, (0, self._position, self._size)[whence] + offset), _FAR)
+        self._position = min(max(0, (0, self._position, self.size)[whence] + offset), _FAR)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
@@ -108,7 +124,7 @@ class Encoded:
         length = len(head)
         buffer[:length] = head
         # The system takes a place where no file ends for an error, which would be taken for one of the disk.
-        if length < len(buffer) and self._position + length < self._size:
+        if length < len(buffer) and self._position + length < self.size:
             try:
                 self._raw.seek(self._position + length + self._moved)
                 length += self._raw.readinto(buffer[length:])  # type: ignore[attr-defined]
@@ -129,8 +145,21 @@ def decode_any(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
     Raises:
         DataError: not audio, corrupt, truncated, empty or over a limit.
     """
-    decoded = None if stream.kind in ("mp4", "matroska") else _by_libsndfile(stream, config)
-    return decoded or _by_pyav(stream, config)
+    return _by_either(stream, config, _decode_sound, _decode_track)
+
+
+def header_of_any(stream: Encoded, config: AudioConfig) -> Header:
+    """What the header states; one that states no length is decoded to its end, or to `config.max_seconds`.
+
+    Raises:
+        DataError: as `decode_any`, as far as that shows without decoding.
+    """
+    return _by_either(stream, config, _header_of_sound, _header_of_track)
+
+
+def _by_either(stream: Encoded, config: AudioConfig, of_sound: _Use[_T], of_track: _Use[_T]) -> _T:
+    found = None if stream.kind in ("mp4", "matroska") else _by_libsndfile(stream, config, of_sound)
+    return _by_pyav(stream, config, of_track) if found is None else found
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -144,23 +173,33 @@ class _Forward(soundfile.SoundFile):  # type: ignore[misc]
         return False
 
 
-def _by_libsndfile(stream: Encoded, config: AudioConfig) -> tuple[Samples, int] | None:
+def _by_libsndfile(stream: Encoded, config: AudioConfig, use: _Use[_T]) -> _T | None:
     try:
         with _Forward(stream) as sound:
-            rate = sound.samplerate
-            _check_shape(rate, sound.channels, config)
-            stated = 0 if sound.frames >= _UNKNOWN_LENGTH else sound.frames
-            samples = _gather(_blocks(sound), stated, (rate, sound.channels), config)
-            _check_length(len(samples), stated, stream.kind, sound.subtype)
-            if not sound.subtype.startswith("PCM"):
-                _check_values(samples)
-            return samples, rate
+            _check_shape(sound.samplerate, sound.channels, config)
+            return use(sound, stream.kind, config)
     except soundfile.LibsndfileError as error:
         if stream.kind == "flac" and _fails_at_end(stream):
             raise TruncatedAudioError(f"the end of the FLAC is missing: {error.error_string}") from error
         if error.code in _OTHER_CODEC or (error.code == _NOT_RECOGNISED and not stream.kind):
             return None
         raise CorruptAudioError(f"libsndfile fails inside of it: {error.error_string}") from error
+
+
+def _decode_sound(sound: Any, kind: str, config: AudioConfig) -> tuple[Samples, int]:
+    stated = 0 if sound.frames >= _UNKNOWN_LENGTH else sound.frames
+    samples = _gather(_blocks(sound), stated, (sound.samplerate, sound.channels), config)
+    _check_length(len(samples), stated, kind, sound.subtype)
+    if not sound.subtype.startswith("PCM"):
+        _check_values(samples)
+    return samples, sound.samplerate
+
+
+def _header_of_sound(sound: Any, kind: str, config: AudioConfig) -> Header:
+    rate, channels, frames = sound.samplerate, sound.channels, sound.frames
+    if frames >= _UNKNOWN_LENGTH:
+        frames = sum(map(len, _limited(_blocks(sound), 0, (rate, channels), config)))
+    return Header(frames / rate, rate, channels, f"{sound.format} {sound.subtype}")
 
 
 def _fails_at_end(stream: Encoded) -> bool:
@@ -195,7 +234,7 @@ def _check_length(decoded: int, stated: int, kind: str, subtype: str) -> None:
         raise CorruptAudioError(f"{found}: frames inside are damaged")
 
 
-def _by_pyav(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
+def _by_pyav(stream: Encoded, config: AudioConfig, use: _Use[_T]) -> _T:
     try:
         import av
     except ImportError:
@@ -211,7 +250,7 @@ def _by_pyav(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
             if not container.streams.audio:
                 raise NotAudioError(f"there is no audio in the file, which looks like {container.format.name}")
             known = True
-            return _decode_track(container, stream.kind, config)
+            return use(container, stream.kind, config)
     except av.error.FFmpegError as error:
         if known:
             raise CorruptAudioError(f"PyAV fails inside of it: {error.strerror}") from error
@@ -219,15 +258,9 @@ def _by_pyav(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
 
 
 def _decode_track(container: Any, kind: str, config: AudioConfig) -> tuple[Samples, int]:
-    track = container.streams.audio[0]
-    frames = container.decode(track)
-    first = next(frames, None)
-    if first is None:
-        raise EmptyAudioError("the audio has no samples")
-    # Not of the track: the header of HE-AAC gives half of the rate.
+    first, frames = _frames(container, config)
     rate = first.sample_rate
-    _check_shape(rate, len(first.layout.channels), config)
-    stated = int(_stated_seconds(container, track, kind) * rate)
+    stated = int(_stated_seconds(container, kind) * rate)
     samples = _gather(_values(first, frames), stated, (rate, first.layout.nb_channels), config)
     if len(samples) < stated - _AV_SLACK:
         raise CorruptAudioError(f"{len(samples)} of the {stated} samples that the header states could be decoded")
@@ -235,8 +268,29 @@ def _decode_track(container: Any, kind: str, config: AudioConfig) -> tuple[Sampl
     return samples, rate
 
 
-def _stated_seconds(container: Any, track: Any, kind: str) -> float:
+def _header_of_track(container: Any, kind: str, config: AudioConfig) -> Header:
+    first, frames = _frames(container, config)
+    rate, channels = first.sample_rate, first.layout.nb_channels
+    seconds = _stated_seconds(container, kind)
+    if not seconds:
+        seconds = sum(map(len, _limited(_values(first, frames), 0, (rate, channels), config))) / rate
+    coding = container.streams.audio[0].codec_context.name
+    return Header(seconds, rate, channels, f"{kind or container.format.name} {coding}".upper())
+
+
+def _frames(container: Any, config: AudioConfig) -> tuple[Any, Iterator[Any]]:
+    """The first frame, which knows what the track does not (HE-AAC states half of the rate), and the others."""
+    frames = container.decode(container.streams.audio[0])
+    first = next(frames, None)
+    if first is None:
+        raise EmptyAudioError("the audio has no samples")
+    _check_shape(first.sample_rate, len(first.layout.channels), config)
+    return first, frames
+
+
+def _stated_seconds(container: Any, kind: str) -> float:
     """What the header states; 0 where FFmpeg only estimates it, or it may be that of another track."""
+    track = container.streams.audio[0]
     if kind == "mp4" and track.duration:
         return float(track.duration * track.time_base)
     if kind == "matroska" and container.duration and len(container.streams) == 1:
@@ -267,20 +321,21 @@ def _check_shape(rate: int, channels: int, config: AudioConfig) -> None:
 
 
 def _gather(blocks: Iterator[Samples], stated: int, shape: tuple[int, int], config: AudioConfig) -> Samples:
-    """All blocks as one array; given up as soon as they, or the length that is stated, pass a limit.
+    taken = list(_limited(blocks, stated, shape, config))
+    return taken[0] if len(taken) == 1 else np.concatenate(taken or [np.empty(0, dtype=np.float32)])
 
-    `shape` is the rate and the number of channels.
-    """
+
+def _limited(blocks: Iterator[Samples], stated: int, shape: tuple[int, int], config: AudioConfig) -> Iterator[Samples]:
+    """The blocks, until they, or the length that is stated, pass a limit; `shape` is the rate and the channels."""
     rate, channels = shape
     most = min(config.max_seconds * rate, config.max_decoded_mib * _FLOATS_PER_MIB / channels)
-    taken: list[Samples] = []
     decoded = 0
     while max(stated, decoded) <= most:
         block = next(blocks, None)
         if block is None:
-            return taken[0] if len(taken) == 1 else np.concatenate(taken or [np.empty(0, dtype=np.float32)])
-        taken.append(block)
+            return
         decoded += len(block)
+        yield block
     raise OverLimitError(
         f"{max(stated, decoded) / rate:.1f} s or more of {channels} channel(s) at {rate} Hz: expected at most "
         f"max_seconds={config.max_seconds:g} and max_decoded_mib={config.max_decoded_mib:g}; cut the recording, or "

@@ -191,9 +191,9 @@ class OpenObject:
                 pass
 
     @contextlib.contextmanager
-    def stream(self) -> Iterator[BinaryIO]:
-        """The object as a file of bytes, seekable, read by ranges of `RANGE_BYTES`."""
-        with io.BufferedReader(_RawObject(self), RANGE_BYTES) as stream:
+    def stream(self, range_bytes: int = RANGE_BYTES) -> Iterator[BinaryIO]:
+        """The object as a file of bytes, seekable, read by ranges of this size."""
+        with io.BufferedReader(_RawObject(self), range_bytes) as stream:
             yield cast(BinaryIO, stream)
 
 

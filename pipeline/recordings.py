@@ -7,13 +7,14 @@ or may not be read is the row's fault and goes to the ledger.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from ge2e_transforms import stores
+from ge2e_transforms import headers, stores
 from ge2e_transforms.archives import Archives, RandomAccess, split_member
 from ge2e_transforms.decoded import AudioSource
 from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
@@ -21,6 +22,8 @@ from ge2e_transforms.read_ahead import ReadAhead, Source
 from ge2e_transforms.regular_files import open_regular
 from pipeline import storage
 
+# Most headers end within it; what lies at the end of an object takes another request.
+_HEADER_RANGE = 1 << 16
 # What a store says of one object, unlike credentials that are wrong for all of them.
 _DENIED = re.compile(r"ACCESS_DENIED|PERMISSION_DENIED|HTTP status 403")
 
@@ -39,6 +42,25 @@ def reading(order: Sequence[str]) -> Iterator[AudioSource]:
 
 def _is_plain(location: str) -> bool:
     return storage.is_local(location) and split_member(location) is None
+
+
+@contextmanager
+def open_header(location: str) -> Iterator[BinaryIO]:
+    """Any recording for `headers.read_headers`: local files and objects of stores piece by piece, all else whole.
+
+    Raises:
+        DataError, StorageError, OSError: as `open_source`, and for a plain local file as `audio.decode`.
+    """
+    if _is_plain(location):
+        with headers.open_local(location) as file:
+            yield file
+        return
+    source = open_source(location)
+    if isinstance(source, _Object):
+        with source.opened.stream(_HEADER_RANGE) as stream:
+            yield stream
+    else:
+        yield io.BytesIO(source.read())
 
 
 class _Object(NamedTuple):

@@ -36,6 +36,7 @@ ORDER = [
     "codec_samples",
     "decoders",
     "audio",
+    "headers",
     "isolated",
     "compiled",
     "sums",

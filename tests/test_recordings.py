@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import s3_server
+import synth
 from apache_beam.io.filesystem import BeamIOError
 from memory_store import MemoryStore
 from s3_server import BUCKET, S3Server
 
 from ge2e_transforms import stores
 from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
+from ge2e_transforms.headers import Header, read_headers
 from pipeline import recordings
 
 
@@ -154,3 +156,19 @@ def test_places_where_archives_are_not_read(tmp_path: Path, memory: type[MemoryS
     for location in (f"{tmp_path}/folder.tar#x", "memory://b/a.tar#x"):
         with pytest.raises(UnreadableAudioError):
             recordings.open_source(location)
+
+
+def test_headers_of_archives_and_stores(s3: S3Server, tmp_path: Path) -> None:
+    wave = synth.encoded(synth.speechlike(1, 10.0), 16000)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("b.wav")
+        member.size = len(wave)
+        archive.addfile(member, io.BytesIO(wave))
+    s3.put("audio/c.wav", wave)
+    s3.proxy.requests.clear()
+    (tmp_path / "a.wav").write_bytes(wave)
+    locations = [str(tmp_path / "a.wav"), f"{tmp_path}/a.tar#b.wav", url("c.wav"), url("no.wav"), f"{tmp_path}/a.tar#c"]
+    *found, missing, no_member = read_headers(locations, open_header=recordings.open_header)
+    assert found == [Header(10.0, 16000, 1, "WAV PCM_16")] * 3
+    assert isinstance(missing, MissingAudioError)
+    assert isinstance(no_member, MissingAudioError)
