@@ -56,6 +56,7 @@ setup(
         "pyarrow>=16",
         "rich>=13",
         "scipy>=1.11",
+        "shtab>=1.7",
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
         "threadpoolctl>=3.1",

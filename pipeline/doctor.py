@@ -26,10 +26,9 @@ from apache_beam.runners.runner import PipelineState
 
 from ge2e_transforms.errors import ConfigError, DoctorError, Ge2eError, WorkerError
 from ge2e_transforms.splits import PlanConfig
-from pipeline import dataflow, diagnosis, hygiene, interrupt, local, options, storage
+from pipeline import dataflow, diagnosis, flags, hygiene, interrupt, local, options, storage
 from pipeline.diagnosis import Finding
 from pipeline.examine import Report, examined
-from pipeline.main import split_arguments
 from pipeline.options import JobConfig
 
 # So many elements that some come to every worker process.
@@ -38,14 +37,6 @@ _ELEMENTS = 256
 _HOLD_S = 0.05
 # Runners whose workers are on this machine.
 _ON_THIS_MACHINE = ("fnapirunner", "prismrunner", "bundlebaseddirectrunner", "switchingdirectrunner")
-_EPILOG = """examples:
-  ge2e doctor
-  ge2e doctor --manifest manifest.csv --output features --set n_mels=64
-  ge2e doctor --manifest /shared/manifest.csv --output /shared/features -- \\
-      --runner=FlinkRunner --flink_version=1.19 --flink_master=localhost:8081
-
-Give the runner and Beam's options as to `ge2e run`. The exit status is 1 when a job would fail, crawl or mix bytes.
-"""
 
 
 @dataclass(frozen=True)
@@ -67,21 +58,6 @@ class Diagnosis:
         return all(finding.kind == "note" for finding in self.findings)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `ge2e doctor`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EPILOG
-    manifest = "the first usable row is opened and decoded on every worker; a glob; may be given more than once"
-    parser.add_argument("--manifest", action="append", default=[], metavar="FILE", help=manifest)
-    output = "written to from every worker, and left as it was; needed on a cluster"
-    parser.add_argument("--output", metavar="FOLDER", help=output)
-    parser.add_argument("--require_av", action="store_true", help="M4A and AAC must decode too (extra 'av')")
-    options.add_places(parser.add_argument_group("what manifests may name"))
-    options.add_recipe(parser.add_argument_group("recipe"))
-    options.add_shard_size(parser.add_argument_group("shards"))
-    options.add_local(parser.add_argument_group("where it runs"))
-
-
 def examine_workers(argv: Sequence[str]) -> Diagnosis:
     """Runs the job that the arguments of `ge2e doctor` describe, and says what it found.
 
@@ -89,10 +65,14 @@ def examine_workers(argv: Sequence[str]) -> Diagnosis:
         ConfigError: an option cannot be used, or the output cannot be made.
         DoctorError: no worker could be examined.
     """
-    own, beam_arguments = split_arguments(argv)
+    own, beam_arguments = flags.split_arguments(argv)
     parser = argparse.ArgumentParser(prog="ge2e doctor", allow_abbrev=False)
-    add_arguments(parser)
-    args = parser.parse_args(own)
+    flags.add_doctor(parser)
+    return examine(parser.parse_args(own), beam_arguments)
+
+
+def examine(args: argparse.Namespace, beam_arguments: list[str]) -> Diagnosis:
+    """As `examine_workers`, with what was parsed."""
     job = JobConfig(
         manifests=tuple(options.absolute("--manifest", path) for path in args.manifest),
         output="" if args.output is None else options.absolute("--output", args.output),

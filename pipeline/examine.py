@@ -121,7 +121,7 @@ def examine(job: JobConfig) -> Report:
         pid=os.getpid(),
         cpu=resources.cpu_name(),
         versions=_versions(checks),
-        heavy=[name for name in HEAVY if name in sys.modules],
+        heavy=[name for name in HEAVY if sys.modules.get(name)],
         codecs=codecs,
         recipe=recipe,
         crc32c=crc32c,

@@ -20,6 +20,8 @@ LIFELINE = "--lifeline"
 def main() -> None:
     """Serves the program that started it, until that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Beam imports it where it is installed, to ask whether it runs in a notebook: half a second of each worker's start.
+    sys.modules["IPython"] = None  # type: ignore[assignment]
     from apache_beam.runners.worker import sdk_worker_main
 
     if LIFELINE in sys.argv[1:]:

@@ -26,7 +26,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineS
 from ge2e_transforms.errors import CommitError, ConfigError, DiskError, Ge2eError, StorageError
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.stores import StoreError
-from pipeline import dataflow, graph, hygiene, interrupt, local, options, progress, storage, verdict
+from pipeline import dataflow, flags, graph, hygiene, interrupt, local, options, progress, storage, verdict
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests, read_key
 
@@ -52,27 +52,24 @@ class RunResult:
     template: str = ""
 
 
-def run(argv: Sequence[str]) -> RunResult:
+def run(argv: Sequence[str], *, quiet: bool = False) -> RunResult:
     """Runs the job that the arguments of `ge2e run` describe, and waits for it.
+
+    Args:
+        argv: arguments, Beam's after `--`.
+        quiet: nothing is shown of how far the job is.
 
     Raises:
         Ge2eError: an option, a manifest or the outcome cannot be used; the message says what to do.
     """
-    own, beam_arguments = split_arguments(argv)
+    own, beam_arguments = flags.split_arguments(argv)
     parser = argparse.ArgumentParser(prog="ge2e run", allow_abbrev=False)
-    options.add_arguments(parser)
+    flags.add_run(parser)
     args = parser.parse_args(own)
-    return run_job(options.job_config(args), options.beam_options(args, beam_arguments))
+    return run_job(options.job_config(args), options.beam_options(args, beam_arguments), quiet=quiet)
 
 
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our arguments, and Beam's after `--`."""
-    arguments = list(argv)
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:cut], arguments[cut + 1 :]
-
-
-def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
+def run_job(job: JobConfig, beam_options: PipelineOptions, *, quiet: bool = False) -> RunResult:
     """Runs one job and waits for it; a template is only written, so that others can launch it."""
     dataflow.check(job, beam_options)
     template = dataflow.template_location(beam_options)
@@ -83,13 +80,13 @@ def run_job(job: JobConfig, beam_options: PipelineOptions) -> RunResult:
     if all(map(storage.is_local, job.manifests)):
         expand_manifests(job.manifests)  # told here, not when the workers have started
     storage.prepare(job.output)
-    began, since = time.monotonic(), time.time()
+    began = time.monotonic()
     with (
         local.worker_log() as log,
         interrupt.interruptible(),
         _named_errors(job),
         dataflow.named_errors(beam_options),
-        progress.shown(job.output, since),
+        progress.shown(job, quiet=quiet or bool(template)),
         hygiene.one_thread(),
     ):
         result = local.again_if_a_worker_dies(lambda: _submitted(job, beam_options, log, wait=not template))

@@ -25,16 +25,6 @@ TEMPLATE = "template-"
 # Their job servers know options of their own, which Beam asks them for when the job is submitted.
 _JOB_SERVERS = ("flinkrunner", "sparkrunner", "portablerunner")
 _BEAM_FLAGS = ("runner", "direct_num_workers", "direct_running_mode")
-_EPILOG = """examples:
-  ge2e run --manifest manifest.csv --output features
-  ge2e run --manifest 'lists/*.csv.gz' --output features --test_speakers 40 --set n_mels=64
-  ge2e run --manifest gs://bucket/manifest.csv --output gs://bucket/features -- \\
-      --runner=DataflowRunner --project=P --region=R --temp_location=gs://bucket/tmp --setup_file=./setup.py
-  ge2e run --manifest /shared/manifest.csv --output /shared/features -- \\
-      --runner=FlinkRunner --flink_version=1.19 --flink_master=localhost:8081
-
-All after -- goes to Beam as it is. Without a runner the job runs on all cores of this machine.
-"""
 
 
 @dataclass(frozen=True)
@@ -94,96 +84,6 @@ def _check_schemes(manifests: tuple[str, ...], allow_schemes: tuple[str, ...]) -
             check_scheme(path, allow_schemes)
     except SchemeError as error:
         raise ConfigError(f"--manifest {error}") from error
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `ge2e run`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EPILOG
-    _add_job(parser)
-    add_places(parser.add_argument_group("what manifests may name"))
-    add_recipe(parser.add_argument_group("recipe"))
-    _add_plan(parser.add_argument_group("splits and shards"))
-    add_local(parser.add_argument_group("where it runs"))
-
-
-def _add_job(parser: argparse.ArgumentParser) -> None:
-    manifests = "CSV, JSON Lines or Parquet, text also as .gz; a glob; may be given more than once"
-    parser.add_argument("--manifest", action="append", required=True, metavar="FILE", help=manifests)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
-    replaced = "replace another dataset in FOLDER, once the new one is complete"
-    parser.add_argument("--overwrite", action="store_true", help=replaced)
-    add_max_rejected(parser)
-    add_isolation(parser)
-    batch = "that the dataset proposes to the loader (default: %(default)d)"
-    add_pseudonymize(parser)
-    parser.add_argument("--speakers_per_batch", type=int, default=8, metavar="N", help=f"N {batch}")
-    parser.add_argument("--utterances_per_speaker", type=int, default=4, metavar="M", help=f"M {batch}")
-
-
-def add_max_rejected(parser: argparse.ArgumentParser) -> None:
-    """The flag that says how much may be wrong."""
-    limit = "publish nothing if more than this fraction of the rows is rejected (default: %(default)g)"
-    parser.add_argument("--max_rejected", type=float, default=0.05, metavar="F", help=limit)
-
-
-def add_isolation(parser: argparse.ArgumentParser) -> None:
-    """The flag that keeps decoders out of the workers."""
-    apart = "decode in a process beside each worker from the start: for audio of unknown origin"
-    parser.add_argument("--isolate_decoder", action="store_true", help=apart)
-
-
-def add_pseudonymize(parser: argparse.ArgumentParser) -> None:
-    """The flag that keeps ids out of the dataset."""
-    pseudonyms = "write keyed pseudonyms instead of ids, and no paths of audio; KEYFILE holds 16 to 64 random bytes"
-    parser.add_argument("--pseudonymize", default="", metavar="KEYFILE", help=pseudonyms)
-
-
-def add_places(group: argparse._ArgumentGroup) -> None:
-    """Flags that say which places are opened."""
-    outside = "paths of a manifest with relative paths may lead out of its folder"
-    group.add_argument("--allow_outside", action="store_true", help=outside)
-    scheme = "open URLs of this scheme too, such as hdfs, besides gs and s3; may be given more than once"
-    group.add_argument(
-        "--allow_scheme", action="append", default=[], metavar="SCHEME", dest="allow_schemes", help=scheme
-    )
-
-
-def add_recipe(group: argparse._ArgumentGroup) -> None:
-    """Flags that say what is computed."""
-    start = "recipe to start from (default: %(default)s)"
-    group.add_argument("--preset", choices=sorted(PRESETS), default="ge2e", help=start)
-    form = "whole utterances, or fixed windows (default: the preset's)"
-    group.add_argument("--segments", choices=("utterance", "windows"), help=form)
-    group.add_argument("--features", choices=("logmel", "mfcc", "raw"), help="default: the preset's")
-    stored = "how values are stored (default: float32); raw is PCM16 and takes none"
-    group.add_argument("--dtype", choices=("float32", "float16"), help=stored)
-    setting = "any field of the recipe, such as n_mels=64 or f_max_hz=7600"
-    group.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings", help=setting)
-
-
-def _add_plan(group: argparse._ArgumentGroup) -> None:
-    for split in ("test", "valid"):
-        share = f"share of the speakers drawn for the {split} split, where no manifest names a split"
-        group.add_argument(f"--{split}_fraction", type=float, default=0.0, metavar="F", help=share)
-        group.add_argument(f"--{split}_speakers", type=int, default=0, metavar="K", help="exactly K of them instead")
-    salt = "another salt draws other speakers (default: %(default)s)"
-    group.add_argument("--split_salt", default=PlanConfig.split_salt, metavar="TEXT", help=salt)
-    add_shard_size(group)
-
-
-def add_shard_size(group: argparse._ArgumentGroup) -> None:
-    """The flag that decides what a worker's disk must hold."""
-    size = "size of a shard (default: %(default)g)"
-    group.add_argument("--shard_mib", type=float, default=PlanConfig.shard_mib, metavar="MIB", help=size)
-
-
-def add_local(group: argparse._ArgumentGroup) -> None:
-    """Flags that say where it is computed."""
-    group.add_argument("--runner", help="Beam runner (default: this machine)")
-    group.add_argument("--direct_num_workers", type=int, metavar="P", help="processes here (default: 0, all cores)")
-    modes = ("in_memory", "multi_threading", "multi_processing")
-    group.add_argument("--direct_running_mode", choices=modes, help="default: processes, for one worker in memory")
 
 
 def job_config(args: argparse.Namespace) -> JobConfig:

@@ -18,7 +18,7 @@ from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_pla
 from ge2e_transforms.row_chunks import place
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import SpeakerTotal
-from pipeline import growth, publishing, storage
+from pipeline import growth, progress, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.read import read_key
 from pipeline.verdict import recorded
@@ -119,7 +119,9 @@ class _PlanDatasetFn(beam.DoFn):
 
     def process(self, _: None, totals: Iterable[bytes], summaries: Iterable[ManifestSummary]) -> Iterator[Plan]:
         with recorded(self._job.output, self._job.token):
-            yield plan_job(self._job, itertools.chain.from_iterable(map(lengths.totals, totals)), summaries)
+            plan = plan_job(self._job, itertools.chain.from_iterable(map(lengths.totals, totals)), summaries)
+            progress.announce(self._job, plan)
+            yield plan
 
 
 def sum_lengths(bucket: tuple[int, Iterable[bytes]]) -> bytes:

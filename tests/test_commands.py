@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from small_dataset import write_metadata
 
 from ge2e_transforms import __version__
 from pipeline import __main__ as program
-from pipeline.commands import run as run_module
+from pipeline.commands import inspect as inspect_module
 
 
 @pytest.fixture(scope="module")
@@ -210,16 +214,24 @@ def test_verify_names_the_place_of_any_damage(copied: Path, capsys: pytest.Captu
     assert ge2e(capsys, "verify", copied)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "--manifest", "m 1.csv", "--output", "o"), "the same command goes on where it stopped: ge2e run "),
+        (("inspect", "features"), "ge2e: interrupted\n"),
+    ],
+)
 def test_an_interrupted_program_says_how_to_go_on(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "command", interrupted)
-    status, _, errors = ge2e(capsys, "run")
+    monkeypatch.setattr(importlib.import_module(f"pipeline.commands.{words[0]}"), "command", interrupted)
+    status, _, errors = ge2e(capsys, *words)
     assert status == 130
-    assert "the same command goes on where this one stopped" in errors
+    assert told in errors
+    assert ("--manifest 'm 1.csv'" in errors) is (words[0] == "run")
 
 
 def test_a_named_error_is_one_line_and_status_1(tmp_path: Path) -> None:
@@ -238,13 +250,100 @@ def test_a_named_error_of_a_worker_process_comes_last(tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("ge2e: CommitError: none of the 1 rows could be written")
 
 
-def test_a_bug_is_not_dressed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_one_line_and_status_70_with_its_traceback_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(_: object) -> int:
-        raise ZeroDivisionError("a bug")
+        raise RuntimeError("Traceback of a runner\n  at some place\nthe last line says it\n")
 
-    monkeypatch.setattr(run_module, "command", broken)
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        program.main(["run"])
+    monkeypatch.setattr(inspect_module, "command", broken)
+    status, _, errors = ge2e(capsys, "inspect", "features")
+    assert status == 70
+    assert errors.startswith("ge2e: RuntimeError: the last line says it. This error has no name here")
+    assert errors.count("\n") == 1
+    found = re.search(r" is in (\S+\.log) ", errors)
+    assert found is not None
+    assert "in broken" in Path(found[1]).read_text()
+    Path(found[1]).unlink()
+    with pytest.raises(RuntimeError, match="at some place"):
+        program.main(["inspect", "features", "--debug"])
+
+
+def test_debug_shows_where_a_named_error_came_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, errors = ge2e(capsys, "inspect", tmp_path, "--debug")
+    assert status == 1
+    assert "Traceback" in errors
+    assert errors.splitlines()[-1].startswith("ge2e: DatasetError: ")
+    assert "Traceback" not in ge2e(capsys, "inspect", tmp_path)[2]
+
+
+@pytest.mark.parametrize(("flags", "level"), [((), "WARNING"), (("-v",), "INFO"), (("--quiet",), "ERROR")])
+def test_verbosity(
+    flags: tuple[str, ...], level: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[int] = []
+    monkeypatch.setattr(inspect_module, "command", lambda args: levels.append(logging.getLogger().level) or 0)
+    before = logging.getLogger().level
+    assert ge2e(capsys, "inspect", "features", *flags)[0] == 0
+    assert levels == [getattr(logging, level)] or (not flags and levels == [before])
+    assert logging.getLogger().level == before
+
+
+def test_verbose_and_quiet_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, errors = ge2e(capsys, "inspect", "features", "-v", "-q")
+    assert status == 2
+    assert "not allowed with argument" in errors
+
+
+def test_a_quiet_run_says_nothing(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert ge2e(capsys, "run", "-q", "--manifest", manifest, "--output", out, "--direct_num_workers=1") == (0, "", "")
+    assert metadata_of(out)["counts"]["written"] == 20
+
+
+# Each command by itself.
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    files = {path.stem for path in (Path(program.__file__).parent / "commands").glob("*.py")}
+    shared = {"__init__", "grow", "terminal"}
+    assert {name.replace("-", "_") for name in program.COMMANDS} == files - shared
+
+
+LEAVES = {leaf.prog: leaf for leaf in program.leaves(program.make_parser(*program.COMMANDS))}
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_help_of_each_command_has_examples_that_it_takes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = LEAVES[name].format_help()
+    lines = text.partition("examples:")[2].replace("\\\n", " ").splitlines()
+    examples = [shlex.split(line, comments=True) for line in lines if line.strip().startswith("ge2e ")]
+    assert examples
+    for words in examples:
+        cut = next((place for place, word in enumerate(words) if word in ("--", ">", "|")), len(words))
+        assert " ".join(words).startswith(name)
+        with pytest.raises(SystemExit) as stopped:
+            program.main([*words[1:cut], "--no-such-flag"])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.strip().endswith("unrecognized arguments: --no-such-flag")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_all_commands_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, errors = ge2e(capsys, "completion", shell)
+    assert (status, errors) == (0, "")
+    for word in (*program.COMMANDS, "--test_speakers", "--require_av", "librispeech"):
+        assert word in text
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=text, text=True).returncode == 0
+
+
+def test_bash_completes_a_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "ge2e.bash"
+    script.write_text(ge2e(capsys, "completion", "bash")[1])
+    asked = 'COMP_WORDS=(ge2e run --test_sp); COMP_CWORD=2; _shtab_ge2e; echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", f"source {script}; {asked}"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["--test_speakers"]
 
 
 def test_a_warning_of_a_worker_process_is_a_plain_line(tmp_path: Path) -> None:

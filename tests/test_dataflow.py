@@ -50,7 +50,7 @@ from ge2e_transforms import BatchLoader
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import digest
 from ge2e_transforms.errors import ConfigError, Ge2eError
-from pipeline import main, options
+from pipeline import flags, main, options
 
 DEPLOY = ROOT / "deploy" / "dataflow"
 LAUNCH = DEPLOY / "template" / "launch.py"
@@ -284,7 +284,7 @@ def launch() -> ModuleType:
 
 def own_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    options.add_arguments(parser)
+    flags.add_run(parser)
     return parser
 
 
@@ -306,7 +306,7 @@ def test_a_parameter_is_an_option(entry: dict[str, Any], launch: ModuleType) -> 
         assert all(pattern.fullmatch(choice) for pattern in patterns)
     given = {name: EXAMPLES[name] for name in ("manifest", "output", entry["name"])}
     run, *arguments = launch.arguments([f"--{name}={value}" for name, value in given.items()])
-    own, beam = main.split_arguments(arguments)
+    own, beam = flags.split_arguments(arguments)
     args = own_parser().parse_args(own)
     assert run == "run"
     assert options.job_config(args).output == EXAMPLES["output"]
@@ -554,7 +554,7 @@ def commands() -> list[list[str]]:
 @pytest.mark.parametrize("words", commands(), ids=lambda words: words[-1])
 def test_commands_of_the_readme_are_understood(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    own, beam = main.split_arguments(words[2:])
+    own, beam = flags.split_arguments(words[2:])
     args = own_parser().parse_args(own)
     try:
         made: PipelineOptions = options.beam_options(args, beam)

@@ -35,7 +35,7 @@ from ge2e_transforms.digest import digest
 from ge2e_transforms.errors import CommitError, ConfigError, ManifestError, PlanError, StorageError
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.verify import verify
-from pipeline import main, metrics
+from pipeline import flags, main, metrics
 from pipeline.assembly import listed_files
 from pipeline.main import RunResult
 
@@ -94,9 +94,9 @@ def test_result(finished: RunResult) -> None:
 
 
 def test_arguments_are_cut_at_the_dashes() -> None:
-    assert main.split_arguments(["--a", "1", "--", "--b", "--", "c"]) == (["--a", "1"], ["--b", "--", "c"])
-    assert main.split_arguments(["--a"]) == (["--a"], [])
-    assert main.split_arguments(["--"]) == ([], [])
+    assert flags.split_arguments(["--a", "1", "--", "--b", "--", "c"]) == (["--a", "1"], ["--b", "--", "c"])
+    assert flags.split_arguments(["--a"]) == (["--a"], [])
+    assert flags.split_arguments(["--"]) == ([], [])
 
 
 def test_the_same_command_again_adopts_everything(corpus: Path, copied: Path) -> None:

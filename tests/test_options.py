@@ -17,6 +17,7 @@ from ge2e_transforms.config import PRESETS
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.planning import PlanConfig
 from pipeline import options
+from pipeline.flags import add_run
 from pipeline.options import JobConfig
 
 REQUIRED = ["--manifest", "/m.csv", "--output", "/out"]
@@ -24,7 +25,7 @@ REQUIRED = ["--manifest", "/m.csv", "--output", "/out"]
 
 def parsed(*flags: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    options.add_arguments(parser)
+    add_run(parser)
     return parser.parse_args([*REQUIRED, *flags])
 
 
@@ -145,10 +146,10 @@ def test_one_worker_needs_no_process_of_its_own() -> None:
 
 def test_flags_of_the_local_runner_are_taken_before_and_after_the_dashes() -> None:
     expected = ("FnApiRunner", 3, "multi_threading")
-    flags = ("--runner=FnApiRunner", "--direct_num_workers=3", "--direct_running_mode=multi_threading")
-    assert chosen(beam_options(*flags)) == expected
-    assert chosen(beam_options(after=flags)) == expected
-    assert chosen(beam_options("--direct_num_workers=7", after=flags)) == expected
+    given = ("--runner=FnApiRunner", "--direct_num_workers=3", "--direct_running_mode=multi_threading")
+    assert chosen(beam_options(*given)) == expected
+    assert chosen(beam_options(after=given)) == expected
+    assert chosen(beam_options("--direct_num_workers=7", after=given)) == expected
 
 
 @pytest.mark.parametrize("name", ["DirectRunner", "directrunner", "Direct", "FnApiRunner", "fnapi"])

@@ -1,104 +1,220 @@
-"""Shards that are done, counted from their files while others come and go."""
+"""How far a job is, told from its plan and its done files while others come and go."""
 
 from __future__ import annotations
 
 import io
-import os
+import json
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jobs
 import pytest
+from synth import small_corpus
 
+from ge2e_transforms.config import PRESETS
+from ge2e_transforms.planning import ManifestSummary
 from pipeline import progress
+from pipeline.options import TEMPLATE, JobConfig
 
-SINCE = 1_700_000_000
+GENERATION, TOKEN = "0123abcd", "0123456789abcdef"
 
 
-def done(folder: Path, split: str, number: int, shards: int, *, late: int = 10, generation: str = "0123abcd") -> Path:
-    path = folder / split / f"features-{generation}-{number:05d}-of-{shards:05d}.done.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    os.utime(path, (SINCE + late, SINCE + late))
+def job_into(output: Path | str) -> JobConfig:
+    return replace(jobs.job(output, "/m.csv"), token=TOKEN)
+
+
+def plan(output: Path, *, shards: int = 22, rows: int = 100, rejected: int = 4) -> Path:
+    note = {"generation": GENERATION, "shards": shards, "rows": rows, "rejected": rejected}
+    output.mkdir(exist_ok=True)
+    path = output / f"plan-{TOKEN}.json"
+    path.write_text(json.dumps(note))
     return path
 
 
-class Terminal(io.StringIO):
-    """A stderr that says it is a terminal, and tells when something is on it."""
+def done(output: Path, split: str, number: int, *, generation: str = GENERATION, **changed: Any) -> Path:
+    content = {"rows": 5, "rejected": {"missing": 1}, "frames": 202, "records": 2, **changed}
+    path = output / split / f"features-{generation}-{number:05d}-of-00016.done.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
 
-    def __init__(self) -> None:
+
+def watch(output: Path) -> progress.Watch:
+    return progress.Watch(str(output), TOKEN, PRESETS["ge2e"])
+
+
+class Stream(io.StringIO):
+    """A stderr that tells when a text is on it."""
+
+    def __init__(self, text: str, *, terminal: bool) -> None:
         super().__init__()
         self.written = threading.Event()
+        self._text, self._terminal = text, terminal
 
     def isatty(self) -> bool:
-        return True
+        return self._terminal
 
     def write(self, text: str) -> int:
-        if "3/7" in text:
+        if self._text in text:
             self.written.set()
         return super().write(text)
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_LOCAL_S", 0.001)
+    monkeypatch.setattr(progress, "_SHARE", 0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
+
+
 def watchers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if "(_watch)" in thread.name]
+    return [thread.name for thread in threading.enumerate() if thread.name == "progress"]
 
 
-def test_counts_what_was_finished_since(tmp_path: Path) -> None:
-    assert progress.count_done(tmp_path / "nothing", SINCE) == (0, 0)
-    for number in range(3):
-        done(tmp_path, "train", number, 16)
-    done(tmp_path, "test", 0, 6)
-    assert progress.count_done(tmp_path, SINCE) == (4, 22)
+def test_nothing_is_known_before_the_plan(tmp_path: Path) -> None:
+    assert watch(tmp_path / "nothing").look() is None
+    done(tmp_path, "train", 0)
+    assert watch(tmp_path).look() is None
 
 
-def test_older_and_other_files_do_not_count(tmp_path: Path) -> None:
-    done(tmp_path, "train", 0, 16, late=-1)
-    done(tmp_path, "train", 1, 16, late=0)
-    (tmp_path / "train" / "features-0123abcd-00003-of-00016.index.parquet").touch()
-    (tmp_path / "train" / "features-0123abcd-00003-of-00016.done.json.tmp-1").touch()
-    (tmp_path / "train" / "features-mine.done.json").touch()
-    assert progress.count_done(tmp_path, SINCE) == (1, 16)
+def test_finished_shards_add_up(tmp_path: Path) -> None:
+    plan(tmp_path)
+    watched = watch(tmp_path)
+    assert watched.look() == progress.Progress(0, 22, 4, 100, 4, 0.0)
+    done(tmp_path, "train", 0)
+    done(tmp_path, "test", 3, rejected={})
+    expected = progress.Progress(2, 22, 4 + 2 * 5, 100, 4 + 1, 2 * 2.0)
+    assert watched.look() == expected
+    assert watched.look() == expected  # each counts once
+    done(tmp_path, "train", 1)
+    assert watched.look() == progress.Progress(3, 22, 19, 100, 6, 6.0)
 
 
-def test_a_file_that_goes_while_it_is_counted_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = done(tmp_path, "train", 0, 16)
-    done(tmp_path, "train", 1, 16)
-    listed = list(tmp_path.glob("*/*"))
-    gone.unlink()
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(listed))
-    assert progress.count_done(tmp_path, SINCE) == (1, 16)
+def test_other_generations_and_other_files_do_not_count(tmp_path: Path) -> None:
+    plan(tmp_path)
+    done(tmp_path, "train", 0, generation="ffffffff")
+    path = done(tmp_path, "train", 1)
+    path.rename(path.with_name(f"{path.name}.tmp-host-1-{'0' * 32}"))
+    (tmp_path / "train" / f"features-{GENERATION}-00003-of-00016.index.parquet").touch()
+    found = watch(tmp_path).look()
+    assert found is not None and found.shards == 0
 
 
-def test_a_bar_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(3):
-        done(tmp_path, "train", number, 7)
-    terminal = Terminal()
+def test_a_done_file_that_is_damaged_or_gone_counts_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan(tmp_path)
+    path = done(tmp_path, "train", 0)
+    content = path.read_text()
+    path.write_text(content[:20])
+    watched = watch(tmp_path)
+    listed = [f"train/{path.name}", f"train/{path.name.replace('00000', '00007')}"]
+    monkeypatch.setattr(progress.storage, "listing", lambda folder: dict.fromkeys(listed, 1))
+    first = watched.look()
+    path.write_text(content)
+    second = watched.look()
+    assert first is not None and second is not None
+    assert (first.shards, second.shards) == (0, 1)
+
+
+def test_a_bar_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
+    note = plan(tmp_path)
+    done(tmp_path, "train", 0)
+    terminal = Stream("9/100", terminal=True)
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.001)
-    with progress.shown(str(tmp_path), SINCE):
+    with progress.shown(job_into(tmp_path)):
         assert watchers()
         assert terminal.written.wait(timeout=30)
     assert not watchers()
+    assert not note.exists()
+    assert "1 of 22 shards" in terminal.getvalue()
+    assert "5 rejected" in terminal.getvalue()
 
 
-def test_nothing_is_shown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
+def test_plain_lines_are_written_to_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
+    plan(tmp_path)
+    log = Stream("left", terminal=False)
+    monkeypatch.setattr(sys, "stderr", log)
+    with progress.shown(job_into(tmp_path)):
+        while "0 of 22 shards" not in log.getvalue():
+            assert watchers()
+        done(tmp_path, "train", 0)
+        assert log.written.wait(timeout=30)
+    lines = log.getvalue().splitlines()
+    assert lines[0] == "ge2e: 4 of 100 rows, 0 of 22 shards, 0 x real time, 4 rejected"
+    assert lines[-1].startswith("ge2e: 9 of 100 rows, 1 of 22 shards, ")
+    assert "\r" not in log.getvalue()
+
+
+def test_short_jobs_write_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Stream("", terminal=False)
+    monkeypatch.setattr(sys, "stderr", log)
+    jobs.run_here(small_corpus(tmp_path / "corpus", speakers=2, utterances=1), tmp_path / "out")
+    assert log.getvalue() == ""
+
+
+def test_quiet_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
+    note = plan(tmp_path)
+    terminal = Stream("", terminal=True)
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.001)
-    started: list[str] = []
-    monkeypatch.setattr(progress.threading, "Thread", lambda **_: started.append("watcher"))
-    with progress.shown("gs://bucket/out", SINCE):
-        pass
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with progress.shown(str(tmp_path), SINCE):
-        pass
-    assert started == []
+    with progress.shown(job_into(tmp_path), quiet=True):
+        assert not watchers()
     assert terminal.getvalue() == ""
+    assert not note.exists()
 
 
-def test_the_watcher_ends_when_the_job_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with pytest.raises(KeyError), progress.shown(str(tmp_path), SINCE):
+def test_the_watcher_ends_when_the_job_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: None) -> None:
+    monkeypatch.setattr(sys, "stderr", Stream("", terminal=True))
+    with pytest.raises(KeyError), progress.shown(job_into(tmp_path)):
         assert watchers()
         raise KeyError
     assert not watchers()
+
+
+def test_a_store_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([OSError("busy"), None, progress.Progress(1, 2, 3, 4, 0, 0.5)])
+
+    class Watched(progress.Watch):
+        def look(self) -> progress.Progress | None:
+            answer = next(answers)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    looks = progress._looks(Watched("", TOKEN, PRESETS["ge2e"]), 0.0, threading.Event())
+    assert [next(looks), next(looks)] == [None, progress.Progress(1, 2, 3, 4, 0, 0.5)]
+
+
+def test_what_is_announced_is_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of a real job, and its last look: all rows, with one that the manifest's reader refused."""
+    manifest = small_corpus(tmp_path / "corpus", speakers=3, utterances=2)
+    with manifest.open("a", newline="") as file:
+        file.write("gone.wav,spk00,synth,s0\r\nx.wav,,synth,s0\r\n")
+    notes: list[str] = []
+    monkeypatch.setattr(progress.storage, "remove", lambda paths: notes.extend(paths))
+    out = tmp_path / "out"
+    jobs.run_here(manifest, out, "--max_rejected=0.5")
+    (note,) = [Path(path) for path in notes if Path(path).name.startswith("plan-")]
+    found = progress.Watch(str(out), note.stem.removeprefix("plan-"), PRESETS["ge2e"]).look()
+    metadata = jobs.metadata_of(out)
+    assert found is not None
+    assert (found.rows, found.all_rows, found.rejected) == (8, 8, 2)
+    assert found.shards == found.all_shards == sum(split["shards"] for split in metadata["splits"].values())
+    assert found.seconds == pytest.approx(sum(split["seconds"] for split in metadata["splits"].values()), abs=0.01)
+
+
+@pytest.mark.parametrize("token", ["", f"{TEMPLATE}{TOKEN}"])
+def test_nothing_is_announced_where_nobody_waits(token: str, tmp_path: Path) -> None:
+    planned = jobs.planned(jobs.job(tmp_path / "out", small_corpus(tmp_path / "corpus", speakers=2, utterances=1))).plan
+    progress.announce(replace(job_into(tmp_path / "out"), token=token), planned)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_note_that_cannot_be_written_fails_no_job(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    manifests = (ManifestSummary("/m.csv", "0" * 64, 3, 0),)
+    planned = jobs.planned(jobs.job(tmp_path / "x", small_corpus(tmp_path / "corpus", speakers=2, utterances=1))).plan
+    progress.announce(job_into(tmp_path / "out"), replace(planned, manifests=manifests))

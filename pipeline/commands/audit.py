@@ -22,15 +22,20 @@ from ge2e_transforms.errors import DenyListError, StorageError
 from ge2e_transforms.utterance import shown
 from pipeline.commands.terminal import Terminal
 
+_COMMANDS = """examples:
+  ge2e audit features
+  ge2e audit features --deny overlap.txt --csv found.csv
+
+Exit status 1 for what is certainly wrong; warnings leave it 0.
+"""
 _EXAMPLES = 10  # rows of a finding on a terminal
 _TOGETHER = 10_000  # rows that are Python objects at once
 # What a spreadsheet takes for the beginning of a formula, after NFKC (so full-width and small forms too).
 _FORMULA = "=+-@\u2212"
 
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e audit`."""
-    parser = subparsers.add_parser("audit", help="look for speakers across splits, doubled audio and denied speakers")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _COMMANDS
     parser.add_argument("dataset", metavar="FOLDER", help="a folder, s3:// or gs://")
     lines = "a list of what must not be in train: namespace/speaker [utterance_id] a line, with * and # (repeatable)"
     parser.add_argument("--deny", metavar="FILE", action="append", default=[], help=lines)

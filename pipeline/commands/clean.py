@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ge2e_transforms.errors import MissingExtraError
 
+_EXAMPLES = """examples:
+  ge2e clean features --dry_run
+  ge2e clean s3://bucket/features
+"""
 _TEXT = """\
 Removes from FOLDER the files that `ge2e run` wrote and that metadata.json does not list: shards of killed jobs and
 replaced datasets, verdicts, temporary files of processes that are gone (or a day old). Files of other names stay.
@@ -15,14 +18,9 @@ Files of a job that is running are not listed either: clean only when none is.
 """
 
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e clean`; Beam, which reaches the stores, is imported only when it runs."""
-    parser = subparsers.add_parser(
-        "clean",
-        help="remove what killed jobs left beside a dataset",
-        description=_TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _TEXT
+    parser.epilog = _EXAMPLES
     parser.add_argument("dataset", metavar="FOLDER", help="local, gs:// or s3://")
     parser.add_argument("--dry_run", action="store_true", help="name the files, remove nothing")
     unfinished = "remove the finished shards of a stopped job too, where no metadata.json is"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from ge2e_transforms.errors import MissingExtraError
+from pipeline import flags
 from pipeline.commands.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 _VERDICTS = {"fails": "would fail", "crawls": "would crawl", "mixes": "would mix bytes", "note": "note"}
 
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e doctor`; Beam is imported only when it runs."""
-    parser = subparsers.add_parser("doctor", help="try what a job needs on the workers of a runner", add_help=False)
-    parser.add_argument("rest", nargs=argparse.REMAINDER)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_doctor(parser)
     parser.set_defaults(command=command)
 
 
@@ -31,9 +30,9 @@ def command(args: argparse.Namespace) -> int:
         import apache_beam  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("Apache Beam, which `ge2e doctor` needs,", "beam") from error
-    from pipeline.doctor import examine_workers
+    from pipeline.doctor import examine
 
-    found = examine_workers(args.rest)
+    found = examine(args, args.beam_arguments)
     print_diagnosis(found)
     return 0 if found.healthy else 1
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ge2e_transforms.errors import ConfigError, MissingExtraError
 from ge2e_transforms.utterance import shown
 from pipeline.commands.terminal import Terminal
 
-_EPILOG = """Only the shards that hold something of a speaker are written anew, statistics are recomputed, and
+_EPILOG = """examples:
+  ge2e erase features --speaker libri/1001
+  ge2e erase gs://bucket/features --speakers_file withdrawn.txt
+
+Only the shards that hold something of a speaker are written anew, statistics are recomputed, and
 metadata.json changes over at once. A salted hash of each speaker stays, so that no later run, retry or add into this
 folder brings them back.
 
@@ -23,11 +26,8 @@ _UNREACHED = (
 )
 
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e erase`."""
-    raw = argparse.RawDescriptionHelpFormatter
-    about = "take speakers out of a dataset, for good"
-    parser = subparsers.add_parser("erase", help=about, description=about, epilog=_EPILOG, formatter_class=raw)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
     parser.add_argument("output", metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
     speaker = "namespace/speaker_id; may be given more than once"
     parser.add_argument("--speaker", action="extend", nargs="+", default=[], metavar="ID", help=speaker)

@@ -1,10 +1,10 @@
-"""`ge2e add` and `ge2e retry`: more utterances into a dataset that is there, without computing the rest again."""
+"""What `ge2e add` and `ge2e retry` share: more utterances into a dataset that is there, the rest not computed again."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,51 +15,34 @@ from ge2e_transforms.errors import MissingExtraError
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import PlanConfig
+from pipeline import flags
 from pipeline.commands.terminal import Terminal
 
-_ADD = """examples:
-  ge2e add --manifest new.csv features
-  ge2e add --manifest gs://bucket/new.csv gs://bucket/features -- --runner=DataflowRunner ...
 
-Shards that are there stay byte for byte; speakers that are there keep their label and split; utterances that are there
-are left as they are. All after -- goes to Beam as it is.
-"""
-_RETRY = """Rows that were rejected for their audio (missing, corrupt, ...) are read again where their manifest has
-them. What can be written now is added; the others stay in the ledger. Rows whose manifest was changed meanwhile stay
-there too: `ge2e add` takes the changed manifest. All after -- goes to Beam as it is.
-"""
-
-
-def add_arguments(subparsers: Any) -> None:
-    """The parsers of `ge2e add` and `ge2e retry`; Beam is imported only when they run."""
-    for name, command, about in (
-        ("add", add, "more manifests into a dataset"),
-        ("retry", retry, "rejected rows again, after their files were mended"),
-    ):
-        parser = subparsers.add_parser(name, help=about, add_help=False)
-        parser.add_argument("rest", nargs=argparse.REMAINDER)
-        parser.set_defaults(command=command)
+def add_arguments(parser: argparse.ArgumentParser, kind: str, examples: str) -> None:
+    """Flags of `ge2e add` or `ge2e retry`."""
+    parser.epilog = examples
+    parser.add_argument("output", metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
+    if kind == "add":
+        parser.add_argument("--manifest", action="append", required=True, metavar="FILE", help="as for `ge2e run`")
+        flags.add_max_rejected(parser)
+        recipe = parser.add_argument_group("recipe", "by default the dataset's; another one is refused")
+        flags.add_recipe(recipe, preset=None)
+        flags.add_shard_size(parser.add_argument_group("shards"), default=None)
+    flags.add_pseudonymize(parser)
+    flags.add_isolation(parser)
+    flags.add_places(parser.add_argument_group("places"))
+    flags.add_local(parser.add_argument_group("where it runs"))
+    parser.set_defaults(command=functools.partial(_run, kind))
 
 
-def add(args: argparse.Namespace) -> int:
-    """Exit status 0 also if the manifests hold nothing new."""
-    return _run("add", _ADD, args.rest)
-
-
-def retry(args: argparse.Namespace) -> int:
-    """Exit status 0 also if nothing could be read this time either."""
-    return _run("retry", _RETRY, args.rest)
-
-
-def _run(kind: str, epilog: str, arguments: Sequence[str]) -> int:
+def _run(kind: str, args: argparse.Namespace) -> int:
     try:
         import apache_beam  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"Apache Beam, which `ge2e {kind}` needs,", "beam") from error
     from pipeline import growth, main, options, publishing
 
-    own, beam_arguments = main.split_arguments(arguments)
-    args = _parser(kind, epilog).parse_args(own)
     output = options.absolute("FOLDER", args.output)
     before = publishing.read(output).metadata
     job = _job(kind, args, output, before)
@@ -70,29 +53,10 @@ def _run(kind: str, epilog: str, arguments: Sequence[str]) -> int:
             console.print(f"nothing to retry: no row in the ledger of {output} was rejected for its audio")
             return 0
         job = replace(job, manifests=tuple(sorted({row.manifest for row in places})))
-    result = main.run_job(job, options.beam_options(args, beam_arguments))
-    _print(console, before, result.metadata)
+    result = main.run_job(job, options.beam_options(args, args.beam_arguments), quiet=args.quiet)
+    if not args.quiet:
+        _print(console, before, result.metadata)
     return 0
-
-
-def _parser(kind: str, epilog: str) -> argparse.ArgumentParser:
-    from pipeline import options
-
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=f"ge2e {kind}", allow_abbrev=False, formatter_class=raw, epilog=epilog)
-    parser.add_argument("output", metavar="FOLDER", help="of the dataset; local, gs:// or s3://")
-    if kind == "add":
-        parser.add_argument("--manifest", action="append", required=True, metavar="FILE", help="as for `ge2e run`")
-        options.add_max_rejected(parser)
-        recipe = parser.add_argument_group("recipe", "by default the dataset's; another one is refused")
-        options.add_recipe(recipe)
-        options.add_shard_size(parser.add_argument_group("shards"))
-        parser.set_defaults(preset=None, shard_mib=None)
-    options.add_pseudonymize(parser)
-    options.add_isolation(parser)
-    options.add_places(parser.add_argument_group("places"))
-    options.add_local(parser.add_argument_group("where it runs"))
-    return parser
 
 
 def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, Any]) -> Any:

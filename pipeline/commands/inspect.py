@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.metadata import require_complete
@@ -11,10 +10,14 @@ from ge2e_transforms.schema import METADATA_FILE
 from pipeline.commands.run import small_splits, split_table
 from pipeline.commands.terminal import Terminal
 
+_EXAMPLES = """examples:
+  ge2e inspect features
+  ge2e inspect gs://bucket/features
+"""
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e inspect`."""
-    parser = subparsers.add_parser("inspect", help="what is in a dataset, per split")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EXAMPLES
     parser.add_argument("dataset", metavar="FOLDER")
     parser.set_defaults(command=command)
 

@@ -27,9 +27,8 @@ examples:
 """
 
 
-def add_arguments(subparsers: Any) -> None:
-    """The parsers of `ge2e manifest` and its kinds of corpora."""
-    parser = subparsers.add_parser("manifest", help="a folder of speech to a manifest")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The parsers of the kinds of corpora."""
     kinds = parser.add_subparsers(title="corpora", required=True, metavar="CORPUS")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("root", metavar="ROOT", help="folder that holds the corpus")

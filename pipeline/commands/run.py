@@ -8,28 +8,29 @@ from typing import Any
 from rich.table import Table
 
 from ge2e_transforms.errors import MissingExtraError
+from pipeline import flags
 from pipeline.commands.terminal import Terminal
 
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e run`; Beam is imported only when it runs."""
-    parser = subparsers.add_parser("run", help="manifests of speech to a dataset of features", add_help=False)
-    parser.add_argument("rest", nargs=argparse.REMAINDER)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    flags.add_run(parser)
     parser.set_defaults(command=command)
 
 
 def command(args: argparse.Namespace) -> int:
+    """Exit status 0 when the dataset stands."""
     try:
         import apache_beam  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError("Apache Beam, which `ge2e run` needs,", "beam") from error
-    from pipeline.main import run
+    from pipeline import main, options
 
-    result = run(args.rest)
+    job = options.job_config(args)
+    result = main.run_job(job, options.beam_options(args, args.beam_arguments), quiet=args.quiet)
     if result.template:
         print(f"template   {result.template}")
-        return 0
-    print_summary(result.output, result.metadata, result.wall_seconds)
+    elif not args.quiet:
+        print_summary(result.output, result.metadata, result.wall_seconds)
     return 0
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import TOLERANCE, compare, digest
 from ge2e_transforms.verify import verify
 from pipeline.commands.terminal import Terminal
 
+_EXAMPLES = """examples:
+  ge2e verify features
+  ge2e verify features --digest
+  ge2e verify features --against other-features
+"""
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e verify`."""
-    parser = subparsers.add_parser("verify", help="re-read a dataset and check all of it")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EXAMPLES
     parser.add_argument("dataset", metavar="FOLDER")
     parser.add_argument("--digest", action="store_true", help="also print one digest of all that does not name the run")
     parser.add_argument(

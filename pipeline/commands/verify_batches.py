@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from typing import Any
 
 from rich.progress import track
 from rich.table import Table
@@ -14,10 +13,14 @@ from ge2e_transforms.loader import BatchLoader
 from ge2e_transforms.verify_batches import BatchReport, verify_epoch
 from pipeline.commands.terminal import Terminal
 
+_EXAMPLES = """examples:
+  ge2e verify-batches features -n 8 -m 4 --epochs 3
+  ge2e verify-batches features -n 64 -m 10 --set distinct=strict --set speakers=proportional
+"""
 
-def add_arguments(subparsers: Any) -> None:
-    """The parser of `ge2e verify-batches`."""
-    parser = subparsers.add_parser("verify-batches", help="check the batches of a dataset, and what an epoch uses")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EXAMPLES
     parser.add_argument("dataset", metavar="FOLDER")
     default = "(default: as the dataset proposes)"
     parser.add_argument("-n", "--speakers_per_batch", type=int, metavar="N", help=f"speakers in a batch {default}")

@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pipeline import options
+from pipeline import flags, options
 from pipeline.__main__ import main
 
 # Between the values of a parameter that may be given more than once; the console and gcloud split at commas.
@@ -22,7 +22,7 @@ SEPARATOR = ";"
 def arguments(given: Sequence[str]) -> list[str]:
     """Arguments of `ge2e run`, from `--name=value` for each parameter of the template and each option of the job."""
     parser = argparse.ArgumentParser(add_help=False)
-    options.add_arguments(parser)
+    flags.add_run(parser)
     own: list[str] = []
     beam: list[str] = []
     for argument in given:
