@@ -66,6 +66,10 @@ class DoctorError(Ge2eError, RuntimeError):
     """The workers of a runner could not be examined: none started, or none could give its report back."""
 
 
+class StoppedError(Ge2eError, RuntimeError):
+    """A job on a cluster whose program was interrupted."""
+
+
 class WorkerError(Ge2eError, RuntimeError):
     """A worker process on this machine died: it was killed, ran out of memory or crashed."""
 

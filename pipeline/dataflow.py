@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-from apache_beam.runners.runner import PipelineResult
 
 from ge2e_transforms.errors import CommitError, ConfigError, MissingExtraError
 from pipeline import storage
@@ -53,14 +52,6 @@ def template_location(beam_options: PipelineOptions) -> str:
     if place and not runs_on_dataflow(beam_options):
         raise ConfigError(f"--template_location={place}: only Dataflow has templates: add --runner=DataflowRunner")
     return place
-
-
-def cancel(result: PipelineResult) -> None:
-    """Ends a job on Dataflow for which nobody waits any more; it would go on, and cost."""
-    from apache_beam.runners.dataflow.dataflow_runner import DataflowPipelineResult
-
-    if isinstance(result, DataflowPipelineResult):
-        result.cancel()
 
 
 @contextmanager

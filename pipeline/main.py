@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,7 +103,7 @@ def _submitted(job: JobConfig, beam_options: PipelineOptions, log: Path, *, wait
         graph.build(pipeline, job)
         result = pipeline.run()
         if wait:
-            _wait(result)
+            _wait(result, job, beam_options)
         return result
 
 
@@ -111,14 +114,39 @@ def _pipeline(beam_options: PipelineOptions, runner: PipelineRunner | None) -> b
         raise ConfigError(f"Beam cannot use these options. {error}") from error
 
 
-def _wait(result: PipelineResult) -> None:
+def _wait(result: PipelineResult, job: JobConfig, beam_options: PipelineOptions) -> None:
+    """Waits in another thread: where Ctrl-C meets Beam's own waiting, it stops the job server before the job."""
+    outcome: Future[str] = Future()
+
+    def wait() -> None:
+        try:
+            outcome.set_result(result.wait_until_finish())
+        except BaseException as error:
+            outcome.set_exception(error)
+
     try:
-        state = result.wait_until_finish()
+        threading.Thread(target=wait, name="wait-for-job", daemon=True).start()
+        state = outcome.result()
     except KeyboardInterrupt:
-        dataflow.cancel(result)
+        if options.has_job_server(beam_options):
+            verdict.stop(job.output, job.token)
+        _cancel(result)
         raise
     if state != PipelineState.DONE:
         raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
+
+
+def _cancel(result: PipelineResult) -> None:
+    """Ends a job for which nobody waits any more: it would go on, and cost."""
+    log = logging.getLogger(__name__)
+    try:
+        result.cancel()
+        log.warning("the job was cancelled")
+    except NotImplementedError:  # a local runner, which has ended with the interrupt
+        return
+    except Exception as error:  # of as many kinds as there are runners
+        what = f"{type(error).__name__}: {error}"
+        log.error("the job could not be cancelled (%s): do it by the runner's own tools", what)
 
 
 @contextmanager

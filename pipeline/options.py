@@ -176,6 +176,10 @@ def runs_on_dataflow(beam_options: PipelineOptions) -> bool:
     return _runner_name(beam_options.view_as(StandardOptions).runner or LOCAL_RUNNER) == "dataflowrunner"
 
 
+def has_job_server(beam_options: PipelineOptions) -> bool:
+    return _runner_name(beam_options.view_as(StandardOptions).runner or LOCAL_RUNNER) in _JOB_SERVERS
+
+
 def _choice_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--runner")

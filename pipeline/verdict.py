@@ -40,11 +40,24 @@ def recorded(output: str, token: str) -> Iterator[None]:
     try:
         yield
     except errors.Ge2eError as error:
-        content = {"error": type(error).__name__, "message": str(error)}
         # Where the output is full, or gone, the program finds the error in what the runner tells of it.
         with contextlib.suppress(OSError):
-            storage.write_bytes(_path(output, token), json.dumps(content).encode())
+            _write(output, token, error)
         raise
+
+
+def _write(output: str, token: str, error: errors.Ge2eError) -> None:
+    content = {"error": type(error).__name__, "message": str(error)}
+    storage.write_bytes(_path(output, token), json.dumps(content).encode())
+
+
+def stop(output: str, token: str) -> None:
+    """Ends a job on a cluster with the shards that its workers have in hand.
+
+    Beam's job server for Flink takes the request to cancel a job and lets the cluster go on with it. The verdict stays,
+    for attempts that the cluster starts again.
+    """
+    _write(output, token, errors.StoppedError("the program that sent this job was interrupted, so nobody waits for it"))
 
 
 def _is_unnamed(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,31 @@ def test_a_killed_task_manager(flink: Cluster, baseline: Path, manifest: Path, t
     assert len(job.before) <= job.adopted < shards
     assert job.adopted + job.written == shards
     assert set(job.after.values()) > set(job.before.values())
+
+
+def test_ctrl_c_ends_the_job(
+    flink: Cluster, baseline: Path, manifest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beam's job server took the request to cancel, and the cluster went on with the job, and published it."""
+
+    def kill(_: dict[Path, int]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_and_kill(flink, manifest, tmp_path, len(done_files(baseline)), kill)
+    assert "the job was cancelled" in caplog.text
+    (verdict,) = tmp_path.glob("failed-*.json")
+    assert json.loads(verdict.read_text())["error"] == "StoppedError"
+    job, state = "", "RUNNING"
+    while state == "RUNNING":
+        with urllib.request.urlopen(f"{flink.address}/jobs/overview", timeout=30) as answer:
+            last = max(json.load(answer)["jobs"], key=lambda job: job["start-time"])
+        job, state = last["jid"], last["state"]
+    assert state in ("FAILING", "RESTARTING", "FAILED")
+    request = urllib.request.Request(f"{flink.address}/jobs/{job}?mode=cancel", method="PATCH")
+    with urllib.request.urlopen(request, timeout=30):  # which does not have to try ten times
+        pass
+    assert not (tmp_path / "metadata.json").exists()
 
 
 def test_a_part_that_does_not_start_is_named_and_nothing_stays(flink: Cluster, tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import files_in, run_here
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+from jobs import files_in, job, run_here
 from synth import small_corpus
 
+from ge2e_transforms.errors import StoppedError
 from ge2e_transforms.extractor import FeatureExtractor
+from pipeline import main, verdict
 from pipeline.interrupt import interruptible, raise_if_interrupted
 
 
@@ -75,3 +79,48 @@ def test_another_thread_leaves_the_signal_alone() -> None:
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGINT)]
+
+
+class Endless(PipelineResult):
+    """A job that goes on until it is cancelled; cancelling it may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__(PipelineState.RUNNING)
+        self.cancelled, self._error = threading.Event(), error
+
+    def wait_until_finish(self, duration: object = None) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        self.cancelled.wait(30)
+        return PipelineState.CANCELLED
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+        if self._error:
+            raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, ["the job was cancelled"]),
+        (NotImplementedError(), []),
+        (
+            ConnectionError("gone"),
+            ["the job could not be cancelled (ConnectionError: gone): do it by the runner's own tools"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("runner", ["FlinkRunner", "PrismRunner"])
+def test_ctrl_c_cancels_a_job_that_is_waited_for(
+    runner: str, error: Exception | None, told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beam's job servers for Flink and Spark let a cluster go on with the job, so its workers are told, too."""
+    result, submitted = Endless(error), job(tmp_path)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        main._wait(result, submitted, PipelineOptions([f"--runner={runner}"]))
+    assert result.cancelled.is_set()
+    assert caplog.messages == told
+    if runner == "FlinkRunner":
+        with pytest.raises(StoppedError, match="was interrupted"), verdict.recorded(submitted.output, submitted.token):
+            pass
+    assert files_in(tmp_path) == ({"failed-token.json"} if runner == "FlinkRunner" else set())
