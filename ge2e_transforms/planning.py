@@ -101,9 +101,13 @@ class Plan:
         """Whether the dataset that stands has been given these rows already."""
         return not self.ranges
 
+    def split_of(self, speaker: str, named: str) -> str:
+        """Split of a speaker whose rows name this one, or none."""
+        return named or self.elsewhere.get(speaker) or self.rule.split_of(speaker)
+
     def range_of(self, speaker: str, split: str) -> SpeakerRange:
         """Where a speaker's rows lie that name this split, or none (then it is drawn)."""
-        split = split or self.elsewhere.get(speaker) or self.rule.split_of(speaker)
+        split = self.split_of(speaker, split)
         return self.ranges[split][bisect.bisect_right(self._first_speakers[split], speaker) - 1]
 
     def shard_of(self, row: Utterance) -> int:
@@ -209,7 +213,7 @@ def _ranges(
     members: Mapping[str, Sequence[PlannedSpeaker]], config: PlanConfig, recipe: Recipe, label: int
 ) -> tuple[dict[str, tuple[SpeakerRange, ...]], int]:
     """The ranges of all splits, whose new speakers get labels from `label` on, and the label after the last."""
-    limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / _bytes_per_ms(recipe)))
+    limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / bytes_per_ms(recipe)))
     ranges: dict[str, tuple[SpeakerRange, ...]] = {}
     shard = 0
     for split in sorted(members, key=schema.split_key):
@@ -226,7 +230,8 @@ def nothing_to_do(present: Mapping[str, Any], manifests: Iterable[ManifestSummar
     return Plan(generation, edition, rule, {}, {}, {}, sources, tuple(sorted(manifests)), standing=generation)
 
 
-def _bytes_per_ms(recipe: Recipe) -> float:
+def bytes_per_ms(recipe: Recipe) -> float:
+    """Bytes of features that a millisecond of voice becomes."""
     rows_per_ms = recipe.audio.sample_rate_hz / recipe.row_samples / 1000
     return rows_per_ms * recipe.n_bins * DTYPES[recipe.dtype].itemsize
 

@@ -29,6 +29,7 @@ from pipeline.flags import split_arguments
 # What each command is for; its module is the one of its name in `pipeline.commands`.
 COMMANDS = {
     "manifest": "a folder of speech, or the lists of another toolkit, to a manifest",
+    "plan": "what a job would make, need and take, before it is run",
     "doctor": "try what a job needs on the workers of a runner",
     "run": "manifests of speech to a dataset of features",
     "add": "more manifests into a dataset",
@@ -42,7 +43,7 @@ COMMANDS = {
     "completion": "print a script that completes commands and flags in your shell",
 }
 # Those that take Beam's options after `--`.
-_BEAM = ("run", "doctor", "add", "retry")
+_BEAM = ("run", "plan", "doctor", "add", "retry")
 # Those that go on where they stopped.
 _RESUMED = ("run", "add", "retry")
 OK, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h; 130: 128 + SIGINT
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, unknown = make_parser(name).parse_known_args(own)
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    args.beam_arguments = beam_arguments
+    args.words, args.beam_arguments = arguments[1:], beam_arguments
     try:
         with _logging(args):
             return int(args.command(args))

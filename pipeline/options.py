@@ -11,7 +11,7 @@ from typing import Any
 
 from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems as FileSystems  # its import brings those that are installed
-from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions, StandardOptions
 
 from ge2e_transforms.config import PRESETS, Recipe, parse_setting
 from ge2e_transforms.errors import ConfigError, SchemeError
@@ -174,6 +174,14 @@ def _setup_file(path: str | None) -> str | None:
 
 def runs_on_dataflow(beam_options: PipelineOptions) -> bool:
     return _runner_name(beam_options.view_as(StandardOptions).runner or LOCAL_RUNNER) == "dataflowrunner"
+
+
+def local_processes(beam_options: PipelineOptions) -> int | None:
+    """Worker processes of a job on this machine; None where another runner sees to that."""
+    if beam_options.view_as(StandardOptions).runner != LOCAL_RUNNER:
+        return None
+    direct = beam_options.view_as(DirectOptions)
+    return direct.direct_num_workers if direct.direct_running_mode == "multi_processing" else 1
 
 
 def has_job_server(beam_options: PipelineOptions) -> bool:
