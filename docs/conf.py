@@ -24,6 +24,8 @@ copyright = "Apache 2.0"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+default_role = "code"  # docstrings mark names and shapes by single backticks
+smartquotes = False  # quoted values are to be copied
 html_theme = "furo"
 html_title = f"ge2e-features {__version__}"
 html_copy_source = False
