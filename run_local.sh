@@ -9,7 +9,8 @@ usage:
   ./run_local.sh                            demo: make a small corpus, compute its features, verify, show one batch
   ./run_local.sh MANIFEST OUTPUT [flags]    the same with your own speech; flags go to `ge2e run`
   ./run_local.sh test [pytest arguments]    run the test suite
-  ./run_local.sh install [test]             only make the environment (with `test`: that of the test suite)
+  ./run_local.sh docs                       build the pages of docs/ into build/docs
+  ./run_local.sh install [test|docs]        only make the environment (that of the test suite, of the pages)
 
 The environment is .venv beside this script; GE2E_VENV names another folder.
 END
@@ -58,12 +59,13 @@ make_venv() {
   fi
 }
 
-# install demo|test: nothing is done while the project's description is what it was the last time.
+# install demo|test|docs: nothing is done while the project's description is what it was the last time.
 install() {
   local extras=beam,tf,demo state
-  if [ "$1" = test ]; then
-    extras=beam,tf,dev # holds demo too
-  fi
+  case "$1" in
+    test) extras=beam,tf,dev ;; # holds demo too
+    docs) extras=docs ;;
+  esac
   make_venv
   state="$(cat "$repo/setup.py" "$repo/pyproject.toml" | cksum) $repo"
   if [ "$(cat "$venv/.installed-$1" 2>/dev/null)" = "$state" ]; then
@@ -93,6 +95,13 @@ features() {
   "$venv/bin/python" "$repo/examples/show_batch.py" "$output" --picture "$picture"
 }
 
+# Any warning is an error; nothing is fetched.
+docs() {
+  cd "$repo"
+  say "pages: build/docs/index.html"
+  "$venv/bin/python" -m sphinx -W --keep-going -n -q -b html docs build/docs
+}
+
 demo() {
   cd "$repo"
   say "demo corpus, spoken by espeak-ng"
@@ -113,10 +122,14 @@ case "${1-demo}" in
     cd "$repo"
     "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
     ;;
+  docs)
+    install docs
+    docs
+    ;;
   install)
     case "${2-demo}" in
-      demo | test) install "${2-demo}" ;;
-      *) fail "install $2: expected install, or install test" ;;
+      demo | test | docs) install "${2-demo}" ;;
+      *) fail "install $2: expected install, install test or install docs" ;;
     esac
     ;;
   *)

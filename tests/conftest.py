@@ -131,6 +131,24 @@ def torch() -> ModuleType:
     return pytest.importorskip("torch", reason="PYTORCH NOT TESTED: pip install -e '.[torch]'")
 
 
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as documents speak of it: the dataset `features`, 12 speakers with 5 utterances each, and `new.wav`."""
+    import jobs
+    import synth
+
+    from ge2e_transforms.splits import PlanConfig
+    from pipeline.commit import commit
+
+    root = tmp_path_factory.mktemp("documents")
+    manifest = synth.small_corpus(root / "corpus", speakers=12, utterances=5)
+    job = jobs.job(root / "features", manifest, plan=PlanConfig(test_speakers=3))
+    planned = jobs.write_all(job)
+    commit(job, planned.plan, planned.rejected)
+    synth.write(root / "new.wav", synth.speechlike(1, 3.0), 16000)
+    return root
+
+
 @pytest.fixture(scope="module")
 def unsynced() -> Generator[None, None, None]:
     """What a test writes need not survive the machine; waiting for the disk would take most of its time."""

@@ -1,0 +1,92 @@
+"""What pages point at is there: files, other pages, headings; and what has to be on them is on them.
+
+Sphinx checks the same for the pages it builds; here also for those that are read in the repository.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import ge2e_transforms
+from ge2e_transforms import errors
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(DOCS.rglob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
+
+
+def text_of(page: Path) -> str:
+    """Text of a page without comments and blocks of code, with what it includes."""
+    text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for name in re.findall(r"^```\{include\} (.*)$", text, flags=re.MULTILINE):
+        text += (page.parent / name).read_text(encoding="utf-8")
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """What '#...' may lead to, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    return [link for link in re.findall(r"\]\(([^()\s]+)\)", text_of(page)) if "://" not in link]
+
+
+def test_links_are_looked_at() -> None:
+    assert sum(len(links(page)) for page in PAGES) > 50
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    if "{include}" in page.read_text(encoding="utf-8"):
+        return  # its links are looked at where they stand
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_every_page_can_be_reached(page: Path) -> None:
+    lists = re.findall(r"^```\{toctree\}\n(.*?)^```", (DOCS / "index.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert page == DOCS / "index.md" or str(page.relative_to(DOCS).with_suffix("")) in "\n".join(lists).splitlines()
+
+
+def test_every_public_name_is_on_the_api_page() -> None:
+    api = (DOCS / "api.md").read_text()
+    for name in ge2e_transforms.__all__:
+        assert f"ge2e_transforms.{name}\n" in api or f"`{name}`" in api, name
+    assert "pipeline.main.run\n" in api
+
+
+def test_every_error_says_what_to_do() -> None:
+    page = (DOCS / "guides" / "troubleshooting.md").read_text()
+    for name, kind in inspect.getmembers(errors, inspect.isclass):
+        if issubclass(kind, (errors.Ge2eError, errors.DiskError)) and kind is not errors.Ge2eError:
+            assert f"`{name}`" in page, name
+            reason = getattr(kind, "reason", "")
+            assert not reason or f"`{reason}`" in page, reason
+
+
+def test_the_picture_is_of_the_graph_as_it_is() -> None:
+    spec = importlib.util.spec_from_file_location("flow", DOCS / "flow.py")
+    assert spec is not None
+    assert spec.loader is not None
+    flow = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(flow)
+    assert flow.stages(flow.GRAPH.read_text()) == [
+        *("ReadManifest", "PlanDataset", "GroupByShard", "WriteShards", "CommitDataset")
+    ]
+    assert flow.PICTURE.read_text() == flow.picture(), "run docs/flow.py"
