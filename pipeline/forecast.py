@@ -189,8 +189,8 @@ def _of_rows(job: JobConfig, survey: Survey) -> Iterator[str]:
         )
     if survey.spaced.count:
         yield (
-            f"{survey.spaced.count:,} ids have spaces at an end, or tabs and the like in them"
-            f"{_such_as(survey.spaced.examples)}: 'a' and 'a ' are two speakers"
+            f"{survey.spaced.count:,} ids have spaces in them{_such_as(survey.spaced.examples)}: lists of trials are "
+            "cut at spaces, and 'a' and 'a ' are two speakers"
         )
 
 

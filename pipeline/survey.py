@@ -70,7 +70,7 @@ class Survey:
         rates, channels, formats: of the headers that were read.
         short, long: rows with less sound than the recipe takes, and with more.
         doubled: rows that name the same part of a recording as another one.
-        spaced: ids with spaces at an end, or of other kinds than ' '.
+        spaced: ids with spaces in them.
         sample: rows that can be read, drawn by a stable hash.
     """
 
@@ -160,7 +160,7 @@ def _count(found: Survey, row: Utterance, header: Header | None, recipe: Recipe)
     tally.planned_ms += expected_ms(row, recipe.audio.max_seconds)
     tally.seconds += seconds
     for name in (row.speaker_id, row.utterance_id):
-        if name != name.strip() or any(sign.isspace() and sign != " " for sign in name):
+        if any(map(str.isspace, name)):
             found.spaced.add(name)
 
 
