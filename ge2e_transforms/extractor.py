@@ -116,9 +116,11 @@ class FeatureExtractor:
             raise NonFiniteAudioError("the waveform holds NaN or infinity")
         mono = audio.to_mono(audio.Recording(samples, rate_hz), self.recipe.audio.channel)
         mono = audio.resample(mono, rate_hz, self.recipe.audio.sample_rate_hz)
-        values = [
-            segment.values for segment in self.extract(mono, utterance_id=utterance_id, keep_all=keep_all).segments
-        ]
+        return self.joined(self.extract(mono, utterance_id=utterance_id, keep_all=keep_all))
+
+    def joined(self, extraction: Extraction) -> npt.NDArray[Any]:
+        """All segments of an utterance as one array, with the values that readers give; as `__call__` returns it."""
+        values = [segment.values for segment in extraction.segments]
         windows = self.recipe.segment.segments == "windows"
         joined = np.stack(values) if windows else np.concatenate(values)
         return joined.astype(np.float32) if joined.dtype == np.float16 else joined

@@ -36,7 +36,9 @@ def window(name: str, length: int, form: str = "periodic") -> npt.NDArray[np.flo
     if length == 1:
         return np.ones(1, dtype=np.float32)
     angle = np.linspace(-math.pi, math.pi, length + 1 if form == "periodic" else length)[:length]
-    terms = (weight * np.cos(order * angle) for order, weight in enumerate(_COSINES["hann" if name == "povey" else name]))
+    terms = (
+        weight * np.cos(order * angle) for order, weight in enumerate(_COSINES["hann" if name == "povey" else name])
+    )
     weights = sum(terms, np.zeros(length))
     if name == "povey":
         # Rounding may leave less than 0 at the ends.
@@ -72,9 +74,7 @@ def mel_filters(
     return filters
 
 
-def _kaldi_filters(
-    rate_hz: int, n_fft: int, n_mels: int, f_min_hz: float, f_max_hz: float
-) -> npt.NDArray[np.float32]:
+def _kaldi_filters(rate_hz: int, n_fft: int, n_mels: int, f_min_hz: float, f_max_hz: float) -> npt.NDArray[np.float32]:
     """Kaldi works in float32 all through, and narrow triangles have small weights, so the roundings are part of it."""
     mels = _kaldi_mels(np.arange(n_fft // 2 + 1) * (rate_hz / n_fft))
     low, high = _kaldi_mels(np.array([f_min_hz, f_max_hz]))

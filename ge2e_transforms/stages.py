@@ -179,7 +179,9 @@ class FeatureConfig(Stage):
         periodic = self.window == "povey" and self.window_form == "periodic"
         check(not periodic, "window, window_form", (self.window, self.window_form), "'symmetric' for a Povey window")
         normed = self.mel_scale == "kaldi" and self.mel_norm != "none"
-        check(not normed, "mel_scale, mel_norm", (self.mel_scale, self.mel_norm), "mel_norm 'none' for Kaldi's triangles")
+        check(
+            not normed, "mel_scale, mel_norm", (self.mel_scale, self.mel_norm), "mel_norm 'none' for Kaldi's triangles"
+        )
         free = not self.center or self.snip == "fft"
         check(free, "center, snip", (self.center, self.snip), "snip 'fft' where frames are centred: nothing is snipped")
 

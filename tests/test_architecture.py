@@ -46,6 +46,7 @@ ORDER = [
     "spectrum",
     "features",
     "extractor",
+    "inference",
     "records",
     "standing",
     "layout",

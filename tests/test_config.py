@@ -188,7 +188,9 @@ def test_every_field_is_part_of_the_fingerprint():
     names = [f.name for stage in _stages().values() for f in dataclasses.fields(stage)]
     assert sorted(OTHER_VALUES) == sorted(names)  # names are unique over the stages, too
     needs = {"snip": {"center": False}}
-    prints = {DEFAULT.replace(**{name: value}, **needs.get(name, {})).fingerprint() for name, value in OTHER_VALUES.items()}
+    prints = {
+        DEFAULT.replace(**{name: value}, **needs.get(name, {})).fingerprint() for name, value in OTHER_VALUES.items()
+    }
     assert len(prints | {DEFAULT.fingerprint()}) == len(names) + 1
 
 
