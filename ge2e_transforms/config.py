@@ -129,7 +129,7 @@ class Recipe:
     def seconds(self, frames: int, records: int) -> float:
         """Length of the speech in `frames` rows of `records` records, to a hop each.
 
-        Frames lie a hop apart; centred, the first and the last lie on the ends, else a record has the rest of a frame more.
+        Frames lie a hop apart; centred, the first and the last lie on the ends, else the last frame reaches further.
         """
         rate = self.audio.sample_rate_hz
         if self.feature.features == "raw":

@@ -21,8 +21,8 @@ from ge2e_transforms.errors import ConfigError
 
 Frames: TypeAlias = npt.NDArray[np.float32]
 
-# Frames that SciPy's FFT is given at a time, that are conditioned at a time, and rows whose logarithm is taken: what stays
-# in the cache of a core.
+# Frames that SciPy's FFT is given at a time, that are conditioned at a time, and rows whose logarithm is taken: what
+# stays in the cache of a core.
 _BLOCK, _CONDITIONED, _LOG_ROWS = 128, 256, 512
 # What samples are multiplied by, at no cost: the weights of the window are. 32768 is a power of two, so no bit is lost.
 _SCALES = {"unit": np.float32(1), "pcm16": np.float32(32768)}

@@ -6,6 +6,7 @@ They are worked out here, once for each process, since importing those two for i
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,7 @@ def _kaldi_filters(rate_hz: int, n_fft: int, n_mels: int, f_min_hz: float, f_max
     return np.where(inside, weights, np.float32(0))
 
 
-def _kaldi_mels(hz: Array) -> npt.NDArray[np.float32]:
+def _kaldi_mels(hz: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     ratio = np.float32(1) + hz.astype(np.float32) / np.float32(_HTK_HZ)
     # Logarithms of float64 differ between CPUs in their last bit, which rounding hides.
     return np.float32(_KALDI_FACTOR) * np.log(ratio.astype(np.float64)).astype(np.float32)

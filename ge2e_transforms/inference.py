@@ -34,7 +34,8 @@ def features_of_file(
         source: path of a recording in any format that a job decodes, or its encoded bytes.
         extractor: `FeatureExtractor.from_metadata(...)` of a dataset, or of a preset.
         channel: 'mean' or a number from 0; None leaves it to the recipe.
-        offset_s, duration_s: seconds; only the segment from there (by default the start), and so long (to the end).
+        offset_s: only the segment that starts after so many seconds; None is the start.
+        duration_s: and is so long; None goes to the end.
         utterance_id: only used where the recipe dithers; by default the path, as in a manifest without ids.
         keep_all: what a held-out split stores of an utterance that is too short.
 

@@ -1,4 +1,4 @@
-"""What may be chosen at each stage, one frozen dataclass for each: fields, units, reasons, and the values that are refused.
+"""What may be chosen at each stage, one frozen dataclass for each: fields, units, reasons, and what is refused.
 
 Units live in the names (`window_ms`, `sample_rate_hz`, `level_dbfs`). `config.Recipe` joins the stages.
 """
@@ -109,10 +109,10 @@ class FeatureConfig(Stage):
         ('constant') or mirrored ('reflect', librosa's default in 2020).
     snip: which must lie within the waveform where frames are not centred: the whole 'fft', as in librosa, or the
         'window' alone, with the zeros of the FFT behind it, as in Kaldi (its snip_edges).
-    scale: 'unit', samples in [-1, 1], or 'pcm16', these times 32768, as Kaldi takes them. Raw samples are not concerned.
+    scale: 'unit', samples in [-1, 1], or 'pcm16', these times 32768, as Kaldi takes them; not of raw samples.
     frame_dc: subtract from each frame its own mean, before all else is done to it, as Kaldi does.
-    pre_emphasis, pre_emphasis_in: y[n] = x[n] - pre_emphasis * x[n-1]; 0 is off (0.97 is usual). Within the 'utterance',
-        or within each 'frame' apart, as Kaldi does. What comes first has a copy of itself before it.
+    pre_emphasis, pre_emphasis_in: y[n] = x[n] - pre_emphasis * x[n-1]; 0 is off (0.97 is usual). Within the
+        'utterance', or within each 'frame' apart, as Kaldi does. What comes first has a copy of itself before it.
     n_mels, f_min_hz, f_max_hz, mel_scale, mel_norm: filterbank as `librosa.filters.mel`, or 'kaldi': HTK's scale with
         triangles that are straight in mels instead of in Hz, of height 1. f_max_hz None is half the sample rate.
     log, floor, floor_kind: 'log10', 'ln' or 'db' (10 log10) of max(power, floor) or power + floor; 'none' keeps power.

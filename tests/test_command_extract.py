@@ -123,10 +123,10 @@ def test_a_recording_in_an_archive_is_read(
 def test_presets_are_listed_with_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
     status, text, errors = ge2e(capsys, "presets")
     assert (status, errors) == (0, "")
-    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+    lines = {words[0]: words[1:] for words in map(str.split, text.splitlines()) if words}
     assert lines["ge2e"] == ["seed", "librosa", "kaldi", "rtvc", "wespeaker"]
     assert lines["unit"] == ["log10", "log10", "dB", "ln", "power", "ln"]
-    assert lines["bins"][2:] == "40 x 121 40 x 121 128 x 38 80 x 200 40 x 160 80 x 200".split()
+    assert " ".join(lines["bins"]) == "x frames 40 x 121 40 x 121 128 x 38 80 x 200 40 x 160 80 x 200"
     assert lines["window"] == ["hann", "hann", "hann", "povey", "hann", "hamming"]
     assert lines["level_dbfs"] == ["-30", "-", "-", "-", "-30", "-"]
     assert "sample_rate_hz" not in lines and "dither" not in lines

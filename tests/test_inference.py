@@ -1,4 +1,4 @@
-"""A stored utterance and a fresh extraction of its recording are equal to the byte, in every form and by each preset."""
+"""A stored utterance and a fresh extraction of its recording are equal to the byte, in every form and preset."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def voices(seed: int, seconds: float, rate: int = 16000) -> npt.NDArray[np.float
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Recordings, and a manifest that makes a train utterance of most rows and a held-out one of the short recording."""
+    """Recordings, and a manifest that makes train utterances of most rows and a held-out one of the short one."""
     folder = tmp_path_factory.mktemp("corpus")
     synth.write(folder / "a.flac", voices(1, 4.2), 16000)
     synth.write(folder / "b.flac", voices(2, 4.0, 22050), 22050)
@@ -129,10 +129,10 @@ def test_what_cannot_be_used_is_told(corpus: Path) -> None:
     extractor = FeatureExtractor(GE2E)
     with pytest.raises(TooShortError):
         features_of_file(corpus / "short.flac", extractor)
-    with pytest.raises(NoSuchChannelError, match=r"stereo.flac: channel 2"):
+    with pytest.raises(NoSuchChannelError, match=r"stereo\.flac: channel 2"):
         features_of_file(corpus / "stereo.flac", extractor, channel=2)
-    with pytest.raises(TruncatedAudioError, match="the recording ends at 4.200 s"):
+    with pytest.raises(TruncatedAudioError, match=r"the recording ends at 4\.200 s"):
         features_of_file(corpus / "a.flac", extractor, offset_s=5)
     for piece in ({"offset_s": -1}, {"duration_s": 0}, {"offset_s": float("nan")}):
-        with pytest.raises(ConfigError, match=f"^{next(iter(piece))}="):
+        with pytest.raises(ConfigError, match=rf"^{next(iter(piece))}="):
             features_of_file(corpus / "a.flac", extractor, **piece)

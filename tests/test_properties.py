@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
-import dataclasses
 import json
 import os
 from collections.abc import Callable

@@ -124,10 +124,8 @@ def _extractor(args: argparse.Namespace) -> FeatureExtractor:
         dataset = Dataset.open(args.dataset)
         recipe = dataset.recipe
         if dataset.metadata["fingerprint"] != recipe.fingerprint():
-            print(
-                f"warning: {visible(str(dataset.root))} was made by another version of the recipe: last bits may differ",
-                file=sys.stderr,
-            )
+            where = visible(str(dataset.root))
+            print(f"warning: {where} was made by another version of the recipe: last bits may differ", file=sys.stderr)
     return FeatureExtractor(recipe.replace(**dict(map(parse_setting, args.settings))))
 
 
