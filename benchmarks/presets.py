@@ -226,6 +226,14 @@ def shown(found: Mapping[str, Mapping[str, Any]]) -> str:
     return timing.table(head, rows)
 
 
+def bounds() -> str:
+    """The table of what the tests allow."""
+    rows = [
+        (name, *(f"{one:g}" for one in (row.bound, row.usual, row.tone)), row.unit) for name, row in PRESETS.items()
+    ]
+    return timing.table(["preset", "speech", "but one in 10,000, and hard signals", TONE, "unit"], rows)
+
+
 def main() -> None:
     """Compares, prints the table, and writes the result where it is asked for."""
     args = timing.arguments(__doc__, "presets", rounds=1).parse_args()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import s3_server
 import synth
+from s3_server import BUCKET, S3Server
+from small_dataset import write_dataset
 
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.extractor import FeatureExtractor
@@ -110,14 +115,36 @@ def test_a_dataset_and_a_preset_are_not_given_together(files: list[str], capsys:
 def test_a_recording_in_an_archive_is_read(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import tarfile
-
     with tarfile.open(tmp_path / "speech.tar", "w") as archive:
         archive.add(files[0], "spk/inside.flac")
     member = f"{tmp_path}/speech.tar#spk/inside.flac"
     assert ge2e(capsys, "extract", member, "-o", tmp_path)[0] == 0
     expected = features_of_file(files[0], FeatureExtractor(PRESETS["ge2e"]))
     assert np.array_equal(np.load(tmp_path / "inside.npy"), expected)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    with s3_server.s3_server() as server:
+        yield from s3_server.in_environment(server, monkeypatch)
+
+
+def test_dataset_and_recording_may_lie_on_a_store(
+    s3: S3Server, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = PRESETS["kaldi"].replace(n_mels=20)
+    made = write_dataset(tmp_path / "made", {"train": {"test/a": [[np.zeros((300, 20), np.float32)]]}}, recipe)
+    for path in filter(Path.is_file, made.rglob("*")):
+        s3.put(f"made/{path.relative_to(made)}", path.read_bytes())
+    s3.put("speech/one.flac", Path(files[0]).read_bytes())
+    speech = f"s3://{BUCKET}/speech"
+    arguments = (f"{speech}/one.flac", f"{speech}/gone.flac", "--dataset", f"s3://{BUCKET}/made", "-o", tmp_path)
+    status, text, errors = ge2e(capsys, "extract", *arguments)
+    assert (status, text) == (1, f"wrote 1 of 2 to {tmp_path}\n")
+    warning, missing = errors.splitlines()  # the dataset of this test has no fingerprint of its recipe
+    assert "another version of the recipe" in warning
+    assert f"MissingAudioError: {speech}/gone.flac: no such object" in missing
+    assert np.array_equal(np.load(tmp_path / "one.npy"), features_of_file(files[0], FeatureExtractor(recipe)))
 
 
 def test_presets_are_listed_with_what_differs(capsys: pytest.CaptureFixture[str]) -> None:

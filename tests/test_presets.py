@@ -51,7 +51,10 @@ def test_signals_that_are_hard_to_agree_on_are_within_it_too(name: str, program:
 
 
 def test_the_page_has_the_figures_of_the_result(program: ModuleType) -> None:
-    assert program.shown(FOUND) in PAGE.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    assert program.shown(FOUND) in text
+    assert program.bounds() in text
+    assert f"its largest value here is {FOUND['rtvc']['cases']['speech']['largest_value']:.0f}." in text
     assert set(FOUND) == set(program.PRESETS)
     assert all(goal.met for name, row in FOUND.items() for goal in program._goals(name, row))
 

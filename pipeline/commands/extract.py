@@ -123,7 +123,7 @@ def _extractor(args: argparse.Namespace) -> FeatureExtractor:
     if args.dataset is not None:
         dataset = Dataset.open(args.dataset)
         recipe = dataset.recipe
-        if dataset.metadata["fingerprint"] != recipe.fingerprint():
+        if dataset.metadata.get("fingerprint") != recipe.fingerprint():
             where = visible(str(dataset.root))
             print(f"warning: {where} was made by another version of the recipe: last bits may differ", file=sys.stderr)
     return FeatureExtractor(recipe.replace(**dict(map(parse_setting, args.settings))))
