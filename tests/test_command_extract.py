@@ -100,10 +100,12 @@ def test_the_output_is_a_local_folder(output: str, files: list[str], capsys: pyt
     assert "expected a local folder" in errors
 
 
-def test_a_folder_that_cannot_be_made_is_told(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, errors = ge2e(capsys, "extract", files[0], "-o", f"{files[1]}/below")
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_file_is_no_folder(below: str, files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, errors = ge2e(capsys, "extract", files[0], "-o", files[1] + below)
     assert status == 1
-    assert f"{files[1]}/below cannot be made (Not a directory)" in errors
+    assert f"ConfigError: --output={files[1]}{below} cannot be used (" in errors
+    assert Path(files[1]).is_file()
 
 
 def test_a_dataset_and_a_preset_are_not_given_together(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

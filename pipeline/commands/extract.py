@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.progress import track
 from rich.table import Table
 
@@ -113,6 +112,10 @@ def _targets(files: Sequence[str], output: str, ending: str) -> Sequence[Path | 
         taken[name] = file
     try:
         Path(output).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"--output={output} cannot be used ({error.strerror}): expected a folder, old or new"
+        ) from error
     except OSError as error:
         raise disk.named(error, output, "made") from error
     return [Path(output) / name for name in taken]
@@ -191,7 +194,7 @@ def _umask() -> int:
 
 
 def _table() -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("shape", "speech s", "voiced", "gain dB", "least", "mean", "most"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("file", overflow="fold")

@@ -7,7 +7,6 @@ import dataclasses
 import json
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from ge2e_transforms.config import PRESETS, Recipe
@@ -34,7 +33,7 @@ def command(args: argparse.Namespace) -> int:
         print(json.dumps({name: about(recipe) for name, recipe in PRESETS.items()}, indent=1))
         return 0
     console = Terminal()
-    table = Table("", *PRESETS, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table("", *PRESETS, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.columns[0].no_wrap = True
     for name, values in [*_examples().items(), *differences().items()]:
         table.add_row(name, *map(_text, values))
