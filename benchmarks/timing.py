@@ -32,7 +32,7 @@ RATE_HZ = 16000
 _THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "VECLIB_MAXIMUM")
 _PACKAGES = (
     *("numpy", "scipy", "librosa", "soundfile", "soxr", "av", "pyarrow", "apache-beam", "tensorflow"),
-    *("lhotse", "lilcom", "torch", "webrtcvad-wheels"),
+    *("lhotse", "lilcom", "torch", "webrtcvad-wheels", "kaldi-native-fbank", "kaldi_native_fbank", "torchaudio"),
 )
 
 

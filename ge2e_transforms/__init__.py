@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ge2e_transforms.augment import SpecAugment
     from ge2e_transforms.config import PRESETS, Recipe
     from ge2e_transforms.extractor import FeatureExtractor
+    from ge2e_transforms.inference import features_of_file
     from ge2e_transforms.loader import BatchLoader
     from ge2e_transforms.tf_reader import GE2EDatasetLoader
 
@@ -25,8 +26,17 @@ _HOMES = {
     "PRESETS": "config",
     "Recipe": "config",
     "SpecAugment": "augment",
+    "features_of_file": "inference",
 }
-__all__ = ["PRESETS", "BatchLoader", "FeatureExtractor", "GE2EDatasetLoader", "Recipe", "SpecAugment"]
+__all__ = [
+    "PRESETS",
+    "BatchLoader",
+    "FeatureExtractor",
+    "GE2EDatasetLoader",
+    "Recipe",
+    "SpecAugment",
+    "features_of_file",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -116,9 +116,11 @@ class FeatureExtractor:
             raise NonFiniteAudioError("the waveform holds NaN or infinity")
         mono = audio.to_mono(audio.Recording(samples, rate_hz), self.recipe.audio.channel)
         mono = audio.resample(mono, rate_hz, self.recipe.audio.sample_rate_hz)
-        values = [
-            segment.values for segment in self.extract(mono, utterance_id=utterance_id, keep_all=keep_all).segments
-        ]
+        return self.joined(self.extract(mono, utterance_id=utterance_id, keep_all=keep_all))
+
+    def joined(self, extraction: Extraction) -> npt.NDArray[Any]:
+        """All segments of an utterance as one array, with the values that readers give; as `__call__` returns it."""
+        values = [segment.values for segment in extraction.segments]
         windows = self.recipe.segment.segments == "windows"
         joined = np.stack(values) if windows else np.concatenate(values)
         return joined.astype(np.float32) if joined.dtype == np.float16 else joined
@@ -153,7 +155,9 @@ class FeatureExtractor:
             self._refuse_short(voiced, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
             intervals, flags = np.array([[0, len(samples)]], dtype=np.int64), FLAG_UNVOICED
         energy = voice.energy_of(energies, config.voice_hop, intervals)
-        level = Level(mean, level_gain(samples, mean, energy / _length(intervals), self.recipe.level.level_dbfs))
+        loudness = self.recipe.level
+        gain = level_gain(samples, mean, energy / _length(intervals), loudness.level_dbfs, loudness.level_mode)
+        level = Level(mean, gain)
         segments = (
             self._windows(samples, intervals, level, utterance_id) if self.recipe.segment.segments == "windows" else []
         )
@@ -178,7 +182,9 @@ class FeatureExtractor:
     def _conditioned(
         self, samples: npt.NDArray[np.float32], spans: list[list[int]], level: Level, key: str
     ) -> npt.NDArray[np.float32]:
-        """The spans one after the other: mean, level, dither, pre-emphasis, in this order. Raw ones stay as they are.
+        """The spans one after the other: mean, level, dither, pre-emphasis (unless it is of frames), in this order.
+
+        Raw ones stay as they are.
 
         Dither counts from the start of the utterance, and pre-emphasis sees the sample before; before the first one it
         sees a copy of it, so that an offset makes no click.
@@ -186,14 +192,15 @@ class FeatureExtractor:
         config = self.recipe.feature
         if config.features == "raw":
             return voice.join(samples, spans)
-        if config.dither == 0 and config.pre_emphasis == 0:
+        emphasis = config.pre_emphasis if config.pre_emphasis_in == "utterance" else 0.0
+        if config.dither == 0 and emphasis == 0:
             return level.apply(samples, spans)
         ready = level.apply(samples, [[0, len(samples)]])
         if config.dither > 0:
             ready = ready + triangular_noise(key, len(ready)) * np.float32(config.dither / PCM16_SCALE)
-        if config.pre_emphasis > 0:
+        if emphasis > 0:
             before = np.concatenate([ready[:1], ready[:-1]])
-            ready = np.asarray(ready - np.float32(config.pre_emphasis) * before, dtype=np.float32)
+            ready = np.asarray(ready - np.float32(emphasis) * before, dtype=np.float32)
         return voice.join(ready, spans)
 
     def _values(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
@@ -253,8 +260,7 @@ class FeatureExtractor:
 
     def _voiced_rows(self, n_samples: int, intervals: voice.Intervals) -> tuple[npt.NDArray[np.int64], ...]:
         """Frames whose centre lies in a voiced interval: their numbers, and their centres in the joined voice."""
-        offset = 0 if self.recipe.feature.center else self.recipe.feature.n_fft // 2
-        centres = np.arange(self.recipe.rows(n_samples)) * self.recipe.hop_samples + offset
+        centres = np.arange(self.recipe.rows(n_samples)) * self.recipe.hop_samples + self.recipe.first_centre
         before = np.searchsorted(intervals[:, 0], centres, side="right") - 1
         rows = np.flatnonzero((before >= 0) & (centres < intervals[np.maximum(before, 0), 1]))
         ends = np.cumsum(intervals[:, 1] - intervals[:, 0])
@@ -266,7 +272,11 @@ def _length(intervals: voice.Intervals) -> int:
 
 
 def level_gain(
-    samples: npt.NDArray[np.float32], mean: np.float32, mean_square: float, level_dbfs: float | None
+    samples: npt.NDArray[np.float32],
+    mean: np.float32,
+    mean_square: float,
+    level_dbfs: float | None,
+    mode: str = "set",
 ) -> np.float32:
     """Gain that sets the root mean square of the voice to `level_dbfs`, with no sample less the mean beyond +-1.
 
@@ -275,11 +285,13 @@ def level_gain(
         mean: taken off each sample.
         mean_square: of the voice, less the mean.
         level_dbfs: None sets no level: the gain is 1.
+        mode: 'set'; or 'raise', where it is never less than 1.
     """
     if level_dbfs is None or mean_square == 0:
         return np.float32(1)
     peak = max(float(samples.max() - mean), float(mean - samples.min()))
-    return np.float32(min(10 ** (level_dbfs / 20) / math.sqrt(mean_square), 1 / peak))
+    gain = min(10 ** (level_dbfs / 20) / math.sqrt(mean_square), 1 / peak)
+    return np.float32(max(gain, 1.0) if mode == "raise" else gain)
 
 
 def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:

@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from ge2e_transforms import filterbank, spectrum
+from ge2e_transforms import filterbank, frames, spectrum
 from ge2e_transforms.config import Recipe, n_frames
 from ge2e_transforms.errors import ConfigError
 
 Frames: TypeAlias = npt.NDArray[np.float32]
 
-# Frames that SciPy's FFT is given at a time, and rows whose logarithm is taken: what stays in the cache of a core.
-_BLOCK, _LOG_ROWS = 128, 512
+# Frames that SciPy's FFT is given at a time, that are conditioned at a time, and rows whose logarithm is taken: what
+# stays in the cache of a core.
+_BLOCK, _CONDITIONED, _LOG_ROWS = 128, 256, 512
+# What samples are multiplied by, at no cost: the weights of the window are. 32768 is a power of two, so no bit is lost.
+_SCALES = {"unit": np.float32(1), "pcm16": np.float32(32768)}
 # A float64 has 29 bits more than a float32; half a unit of the latter is bit 28 of them. A logarithm
 # whose lower bits are this close to a half may be rounded either way by libraries that differ in the last bits.
 _TAIL, _HALF, _DOUBT = np.uint64((1 << 29) - 1), 1 << 28, 1 << 4
@@ -58,12 +61,17 @@ class FeatureKernel:
         config = recipe.feature
         self._hop = recipe.hop_samples
         self._n_fft = config.n_fft
-        window = filterbank.window(config.window, recipe.window_samples)
-        # Where the window lies in the FFT: in its middle, as `librosa.util.pad_center` puts it. Zeros make its place
-        # and its length even.
-        first = (config.n_fft - recipe.window_samples) // 2
+        self._inside = recipe.window_samples
+        window = filterbank.window(config.window, self._inside, config.window_form) * _SCALES[config.scale]
+        # Where the window lies in the FFT: in its middle, as `librosa.util.pad_center` puts it, or at its start. Zeros
+        # make its place and its length even.
+        first = 0 if config.snip == "window" else (config.n_fft - self._inside) // 2
         before = first % 2
-        self._first, self._window = first - before, np.pad(window, (before, (before + len(window)) % 2))
+        self._first, self._before = first - before, before
+        self._window = np.pad(window, (before, (before + len(window)) % 2))
+        # What of the waveform a frame reads from its first sample on; a zero behind an odd window is read as well.
+        self._span = len(self._window) if config.snip == "window" else config.n_fft
+        self._conditions = config.frame_dc or (config.pre_emphasis > 0 and config.pre_emphasis_in == "frame")
         self._filters = mel_filterbank(recipe)
         self._bands = spectrum.bands(self._filters)
 
@@ -79,8 +87,7 @@ class FeatureKernel:
         total = n_frames(pieces.shape[1], self._recipe)
         mel = np.empty((len(pieces), total, self._recipe.feature.n_mels), dtype=np.float32)
         if total:
-            fill = self._fill_compiled if self._n_fft == spectrum.N_FFT else self._fill_by_scipy
-            fill(mel, pieces, self._runs(pieces, total))
+            self._fill(mel, pieces, self._runs(pieces, total))
         rows = mel.reshape(-1, mel.shape[2])
         features = np.empty((len(rows), self._recipe.n_bins), dtype=np.float32)
         for start in range(0, len(rows), _LOG_ROWS):
@@ -90,13 +97,14 @@ class FeatureKernel:
     def _runs(self, pieces: Frames, total: int) -> _Runs:
         n = pieces.shape[1]
         before = self._n_fft // 2 if self._recipe.feature.center else 0
-        first, last = -(-before // self._hop), (n + before - self._n_fft) // self._hop + 1
+        after = before + self._span - self._recipe.frame_samples
+        first, last = -(-before // self._hop), (n + before - self._span) // self._hop + 1
         if first >= last:
-            padded = self._pad(pieces, before, before)
+            padded = self._pad(pieces, before, after)
             return _Runs(padded, total, 0, total, padded, 0)
         # Samples enough for the frames at either end, and for what reflection takes from there.
         some = min(n, 2 * self._n_fft + self._hop)
-        head, tail = self._pad(pieces[:, :some], before, 0), self._pad(pieces[:, n - some :], 0, before)
+        head, tail = self._pad(pieces[:, :some], before, 0), self._pad(pieces[:, n - some :], 0, after)
         return _Runs(head, first, first * self._hop - before, last, tail, last * self._hop - before - (n - some))
 
     def _pad(self, pieces: Frames, before: int, after: int) -> Frames:
@@ -111,26 +119,49 @@ class FeatureKernel:
             padded[:, before + length :] = pieces[:, length - 1 - after : length - 1][:, ::-1]
         return padded
 
-    def _fill_compiled(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
-        place = (self._hop, runs.first, runs.inner_start, runs.last, runs.tail_start, self._first)
-        for out, head, piece, tail in zip(mel, runs.head, pieces, runs.tail, strict=True):
-            spectrum.mel_power(out, head, piece, tail, place, self._window, spectrum.twiddles(), self._bands)
-
-    def _fill_by_scipy(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
-        total = mel.shape[1]
-        windowed = np.zeros((min(_BLOCK, total), self._n_fft), dtype=np.float32)
-        inside = slice(self._first, self._first + len(self._window))
+    def _fill(self, mel: Frames, pieces: Frames, runs: _Runs) -> None:
+        compiled = self._n_fft == spectrum.N_FFT
+        if compiled and not self._conditions:
+            place = (self._hop, runs.first, runs.inner_start, runs.last, runs.tail_start, self._first)
+            for out, head, piece, tail in zip(mel, runs.head, pieces, runs.tail, strict=True):
+                spectrum.mel_power(out, head, piece, tail, place, self._window, spectrum.twiddles(), self._bands)
+            return
         for out, head, piece, tail in zip(mel, runs.head, pieces, runs.tail, strict=True):
             for source, start, first, last in (
                 (head, 0, 0, runs.first),
                 (piece, runs.inner_start, runs.first, runs.last),
-                (tail, runs.tail_start, runs.last, total),
+                (tail, runs.tail_start, runs.last, len(out)),
             ):
-                frames = self._view(source, start, last - first)
-                for row in range(0, last - first, _BLOCK):
-                    block = windowed[: min(_BLOCK, last - first - row)]
-                    np.multiply(frames[row : row + _BLOCK], self._window, out=block[:, inside])
-                    out[first + row : first + row + len(block)] = self._mel_power(block)
+                if self._conditions:
+                    self._fill_conditioned(out[first:last], source, start)
+                else:
+                    self._fill_by_scipy(out[first:last], self._view(source, start, last - first))
+
+    def _fill_conditioned(self, out: Frames, source: Frames, start: int) -> None:
+        """Frames of a source from `start` on: each conditioned, and laid beside the one before it."""
+        width = len(self._window)
+        laid = np.zeros((min(_CONDITIONED, len(out)), width), dtype=np.float32)
+        inside = (self._before, self._inside)
+        config = self._recipe.feature
+        emphasis = config.pre_emphasis if config.pre_emphasis_in == "frame" else 0.0
+        for row in range(0, len(out), _CONDITIONED):
+            block = laid[: len(out) - row]
+            place = start + row * self._hop + self._first + self._before
+            frames.condition(block, inside, source, (place, self._hop), config.frame_dc, emphasis)
+            rows = out[row : row + len(block)]
+            if self._n_fft == spectrum.N_FFT:
+                flat, geometry = block.reshape(-1), (width, 0, -self._first, len(block), 0, self._first)
+                spectrum.mel_power(rows, flat, flat, flat, geometry, self._window, spectrum.twiddles(), self._bands)
+            else:
+                self._fill_by_scipy(rows, block)
+
+    def _fill_by_scipy(self, out: Frames, frames: Frames) -> None:
+        windowed = np.zeros((min(_BLOCK, len(out)), self._n_fft), dtype=np.float32)
+        inside = slice(self._first, self._first + len(self._window))
+        for row in range(0, len(out), _BLOCK):
+            block = windowed[: min(_BLOCK, len(out) - row)]
+            np.multiply(frames[row : row + _BLOCK], self._window, out=block[:, inside])
+            out[row : row + len(block)] = self._mel_power(block)
 
     def _view(self, source: Frames, start: int, count: int) -> Frames:
         """`count` frames, a hop apart, of which the first FFT begins at `start`: only the samples under the window."""
@@ -190,11 +221,15 @@ def mel_filterbank(recipe: Recipe) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(dense)
 
 
-_LOGS: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {"log10": np.log10, "ln": np.log}
+_LOGS: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "log10": np.log10,
+    "ln": np.log,
+    "db": lambda values: np.log10(values) * 10.0,
+}
 
 
 def rounded_log(values: Frames, base: str) -> Frames:
-    """Correctly rounded float32 logarithm of positive float32 values, base 'log10' or 'ln'.
+    """Correctly rounded float32 logarithm of positive float32 values: 'log10', 'ln', or 'db' for 10 log10.
 
     Taken in float64, whose libraries differ between CPUs by a unit in the last place; rounding to
     float32 hides that except where the float64 lies within a hair of the middle between two float32.
@@ -213,7 +248,7 @@ def _decimal_log(value: float, base: str) -> np.float32:
     with decimal.localcontext() as context:
         context.prec = 40
         number = decimal.Decimal(value)
-        logarithm = number.log10() if base == "log10" else number.ln()
+        logarithm = number.ln() if base == "ln" else number.log10() * (10 if base == "db" else 1)
     # Through float64 first: 40 digits are never exactly half-way, so rounding twice is only wrong where
     # the float64 is, which the comparison with the exact digits below excludes.
     near = np.float32(float(logarithm))

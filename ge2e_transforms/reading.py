@@ -303,7 +303,8 @@ def silence(recipe: Recipe) -> Values:
     row = np.zeros(recipe.n_bins, dtype=np.float32)
     if config.features == "raw" or config.log == "none":
         return row
-    level = (math.log10 if config.log == "log10" else math.log)(np.float32(config.floor))
+    floor = np.float32(config.floor)
+    level = math.log(floor) if config.log == "ln" else math.log10(floor) * (10 if config.log == "db" else 1)
     if config.features == "mfcc":
         row[0] = level * math.sqrt(config.n_mels)  # an orthonormal DCT of a constant is in its first coefficient
     else:

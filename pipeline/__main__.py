@@ -38,6 +38,8 @@ COMMANDS = {
     "inspect": "what is in a dataset, per split",
     "verify": "re-read a dataset and check all of it",
     "verify-batches": "check the batches of a dataset, and what an epoch uses",
+    "presets": "the recipes of --preset, and in what they differ",
+    "extract": "features of recordings, by the recipe of a dataset or a preset",
     "audit": "look for speakers across splits, doubled audio and denied speakers",
     "clean": "remove what killed jobs left beside a dataset",
     "completion": "print a script that completes commands and flags in your shell",

@@ -22,6 +22,7 @@ ORDER = [
     "regular_files",
     "archive_index",
     "archives",
+    "stages",
     "config",
     "schema",
     "rng",
@@ -40,11 +41,13 @@ ORDER = [
     "isolated",
     "compiled",
     "sums",
+    "frames",
     "voice",
     "filterbank",
     "spectrum",
     "features",
     "extractor",
+    "inference",
     "records",
     "standing",
     "layout",
@@ -357,13 +360,14 @@ def test_no_check_of_data_is_an_assertion_and_nothing_is_caught_blindly(path):
 
 def test_every_file_has_its_tests():
     names = {path.name for path in (ROOT / "tests").glob("test_*.py")}
-    # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
-    # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
+    # Checks and stages are tested through config, decoders through audio, samples of codecs with selftest, digests with
+    # verify; dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
     # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
     # with planning and growth; what an audit keeps with the audit.
     without = {
         "errors",
         "checks",
+        "stages",
         "archive_index",
         "manifest_parquet",
         "__init__",

@@ -28,12 +28,36 @@ from ge2e_transforms.errors import ConfigError
 DEFAULT = Recipe()
 UNCENTRED = DEFAULT.replace(center=False)
 RAW = DEFAULT.replace(features="raw")
+KALDI = PRESETS["kaldi"]
 
 
 def test_frame_counts_are_pinned():
     assert n_frames(19200, DEFAULT) == 121  # 1.2 s at 16 kHz, hop 160
     assert [n_frames(n, DEFAULT) for n in (1, 159, 160, 161, 319, 320, 16000)] == [1, 1, 2, 2, 2, 3, 101]
     assert [n_frames(n, UNCENTRED) for n in (1, 511, 512, 671, 672, 19200)] == [0, 0, 1, 1, 2, 117]
+
+
+def test_kaldis_frames_are_counted_by_the_window():
+    lengths = (1, 399, 400, 559, 560, 16000, 19200, 32240)
+    assert [n_frames(n, KALDI) for n in lengths] == [0, 0, 1, 1, 2, 98, 118, 200]
+    assert KALDI.feature_shape == [80, 200]
+    assert KALDI.replace(crop_ms=1200).feature_shape == [80, 118]
+    assert (KALDI.frame_samples, KALDI.first_centre) == (400, 200)
+    assert (UNCENTRED.frame_samples, UNCENTRED.first_centre) == (512, 256)
+    assert DEFAULT.first_centre == 0
+    assert KALDI.replace(crop_ms=25).crop_frames == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "samples", "frames"),
+    [("ge2e", 19200, 121), ("kaldi", 32240, 200), ("kaldi", 400, 1), ("uncentred", 19232, 118), ("raw", 19200, 19200)],
+)
+def test_seconds_are_those_of_the_samples_that_make_the_frames(recipe, samples, frames):
+    recipe = {"uncentred": UNCENTRED, "raw": RAW, **PRESETS}[recipe]
+    assert recipe.rows(samples) == frames
+    assert recipe.seconds(frames, 1) == samples / 16000
+    assert recipe.seconds(3 * frames, 3) == 3 * samples / 16000
+    assert recipe.seconds(0, 0) == 0
 
 
 @pytest.mark.parametrize("recipe", [DEFAULT, UNCENTRED])
@@ -81,6 +105,29 @@ def test_the_default_is_the_preset_ge2e_and_seed_differs_in_four_fields():
     assert seed == PRESETS["seed"]
 
 
+def test_shapes_of_the_presets_are_pinned():
+    shapes = {name: (recipe.segment.segments, recipe.feature_shape) for name, recipe in PRESETS.items()}
+    assert shapes == {
+        "ge2e": ("utterance", [40, 121]),
+        "seed": ("windows", [40, 121]),
+        "librosa": ("utterance", [128, 38]),
+        "kaldi": ("utterance", [80, 200]),
+        "rtvc": ("utterance", [40, 160]),
+        "wespeaker": ("utterance", [80, 200]),
+    }
+
+
+def test_what_came_later_is_written_only_where_it_differs():
+    """Datasets from before have neither the fields nor another fingerprint."""
+    later = {"level_mode", "window_form", "snip", "scale", "frame_dc", "pre_emphasis_in"}
+    assert later.isdisjoint(name for stage in DEFAULT.to_dict().values() for name in stage)
+    assert later - {"level_mode"} <= set(KALDI.to_dict()["feature"])
+    assert PRESETS["rtvc"].to_dict()["level"] == {"level_dbfs": -30.0, "level_mode": "raise"}
+    stated = DEFAULT.to_dict()
+    stated["feature"] |= {"snip": "fft", "frame_dc": False}
+    assert Recipe.from_dict(stated).fingerprint() == DEFAULT.fingerprint()
+
+
 def test_fingerprint_is_the_sha256_of_plain_sorted_json():
     text = json.dumps([2, DEFAULT.to_dict()], sort_keys=True, separators=(",", ":"))
     assert DEFAULT.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
@@ -124,6 +171,12 @@ OTHER_VALUES = {
     "floor_kind": "max",
     "n_mfcc": 13,
     "dtype": "float16",
+    "window_form": "symmetric",
+    "snip": "window",
+    "scale": "pcm16",
+    "frame_dc": True,
+    "pre_emphasis_in": "frame",
+    "level_mode": "raise",
     "segments": "windows",
     "crop_ms": 1600,
     "min_utterance_ms": 500,
@@ -134,7 +187,10 @@ OTHER_VALUES = {
 def test_every_field_is_part_of_the_fingerprint():
     names = [f.name for stage in _stages().values() for f in dataclasses.fields(stage)]
     assert sorted(OTHER_VALUES) == sorted(names)  # names are unique over the stages, too
-    prints = {DEFAULT.replace(**{name: value}).fingerprint() for name, value in OTHER_VALUES.items()}
+    needs = {"snip": {"center": False}}
+    prints = {
+        DEFAULT.replace(**{name: value}, **needs.get(name, {})).fingerprint() for name, value in OTHER_VALUES.items()
+    }
     assert len(prints | {DEFAULT.fingerprint()}) == len(names) + 1
 
 
@@ -234,11 +290,16 @@ NAN, INF = float("nan"), float("inf")
         ("n_mels", [0, 1025]),
         ("mel_scale", ["bark", "HTK"]),
         ("mel_norm", ["l1", "None"]),
-        ("log", ["log2", "db"]),
+        ("log", ["log2", "dB"]),
         ("floor", [0, -1e-6, 1e-31, 1.5, NAN]),
         ("floor_kind", ["clip", "plus"]),
         ("n_mfcc", [0, 1025]),
         ("dtype", ["float64", "int8", "pcm16", "Float16", ""]),
+        ("window_form", ["", "Periodic"]),
+        ("snip", ["edges", "Window"]),
+        ("scale", ["int16", ""]),
+        ("pre_emphasis_in", ["frames", "window"]),
+        ("level_mode", ["lower", "Set"]),
         ("segments", ["window", "all"]),
         ("crop_ms", [0, -1, 60001, NAN]),
         ("min_utterance_ms", [-1, 60001, NAN]),
@@ -255,7 +316,7 @@ def test_values_out_of_range_are_refused_by_name(name, values):
 
 def test_every_field_that_can_be_wrong_has_a_refused_value():
     cases = test_values_out_of_range_are_refused_by_name.pytestmark[0].args[1]
-    free = {"remove_dc", "center"}  # both values of a flag are good
+    free = {"remove_dc", "center", "frame_dc"}  # both values of a flag are good
     judged_together = {"f_min_hz", "f_max_hz"}
     assert {name for name, _ in cases} == set(OTHER_VALUES) - free - judged_together
 
@@ -276,6 +337,11 @@ def test_every_field_that_can_be_wrong_has_a_refused_value():
         ({"f_max_hz": NAN}, "f_max_hz"),
         ({"f_min_hz": 300, "f_max_hz": 300}, "f_min_hz"),
         ({"sample_rate_hz": 8000, "f_max_hz": 7600}, "4000"),
+        ({"snip": "window"}, "center, snip=(True, 'window')"),
+        ({"window": "povey"}, "window, window_form=('povey', 'periodic')"),
+        ({"mel_scale": "kaldi"}, "mel_scale, mel_norm=('kaldi', 'slaney')"),
+        ({"level_mode": "raise", "level_dbfs": None}, "level_mode, level_dbfs=('raise', None)"),
+        ({"center": False, "snip": "window", "crop_ms": 20}, "at least one window where snip is 'window'"),
         ({"features": "mfcc", "n_mfcc": 41}, "n_mfcc=41"),
         ({"features": "mfcc", "n_mels": 13}, "n_mfcc=20"),
     ],

@@ -295,6 +295,7 @@ def test_bytes_are_pinned(changes):
 # Values whose logarithm lies within 1e-15 of the middle between two float32, found by trying all from 1e-6 to 300.
 DOUBTFUL = {
     "log10": {"0x1.f451d2p+5": "0x1.cbd0fap+0", "0x1.0f399cp+7": "0x1.10ef32p+1"},
+    "db": {"0x1.6cb030p-15": "-0x1.5cf104p+5", "0x1.782a7ep+6": "0x1.3bbb2ap+4", "0x1.c7dc3cp-12": "-0x1.0cf104p+5"},
     "ln": {
         "0x1.b97c70p-14": "-0x1.251748p+3",
         "0x1.f0dde0p-8": "-0x1.38733cp+2",
@@ -304,7 +305,7 @@ DOUBTFUL = {
 }
 
 
-@pytest.mark.parametrize("base", ["log10", "ln"])
+@pytest.mark.parametrize("base", ["log10", "ln", "db"])
 def test_doubtful_logarithms_are_rounded_rightly(base):
     values = np.array([float.fromhex(text) for text in DOUBTFUL[base]], dtype=np.float32)
     expected = [float.fromhex(text) for text in DOUBTFUL[base].values()]
@@ -317,7 +318,7 @@ def test_rounding_the_float64_would_not_do():
     assert not np.array_equal(np.log(values.astype(np.float64)).astype(np.float32), rounded_log(values, "ln"))
 
 
-@pytest.mark.parametrize("base", ["log10", "ln"])
+@pytest.mark.parametrize("base", ["log10", "ln", "db"])
 @pytest.mark.parametrize("ulps", [-4, 4])
 def test_another_librarys_last_bits_do_not_show(monkeypatch, base, ulps):
     values = np.array([float.fromhex(text) for text in DOUBTFUL[base]] * 2 + [1.0, 1e-6, 255.5], dtype=np.float32)
@@ -334,17 +335,18 @@ def is_nearest(result: np.float32, exact: decimal.Decimal) -> bool:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.floats(2.0**-100, 2.0**33, width=32), st.sampled_from(["log10", "ln"]))
+@given(st.floats(2.0**-100, 2.0**33, width=32), st.sampled_from(["log10", "ln", "db"]))
 def test_logarithms_are_the_nearest_float32(value, base):
     with decimal.localcontext() as context:
         context.prec = 60
         number = decimal.Decimal(value)
-        exact = number.log10() if base == "log10" else number.ln()
+        exact = {"log10": number.log10(), "ln": number.ln(), "db": 10 * number.log10()}[base]
         assert is_nearest(rounded_log(np.array([value], dtype=np.float32), base)[0], exact)
 
 
 def test_powers_of_ten_are_exact():
     assert rounded_log(np.float32([1, 10, 100, 1000, 1e10]), "log10").tolist() == [0, 1, 2, 3, 10]
+    assert rounded_log(np.float32([1, 10, 100, 1000, 1e10]), "db").tolist() == [0, 10, 20, 30, 100]
     assert rounded_log(np.float32([1]), "ln").tolist() == [0]
 
 

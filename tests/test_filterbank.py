@@ -51,6 +51,33 @@ def test_filters_are_librosas(geometry, scale, norm):
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("name", ["hann", "hamming", "blackman", "boxcar"])
+@pytest.mark.parametrize("length", [1, 2, 3, 400, 401])
+def test_symmetric_windows_are_scipys(name, length):
+    expected = scipy.signal.get_window(name, length, fftbins=False).astype(np.float32)
+    assert np.array_equal(window(name, length, "symmetric"), expected)
+
+
+def test_poveys_window_is_a_power_of_hanns():
+    found = window("povey", 400, "symmetric")
+    expected = np.maximum(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399), 0) ** 0.85
+    assert np.abs(found - expected).max() < 1e-7
+    assert found[0] == found[-1] == 0
+    assert np.array_equal(found, found[::-1])
+
+
+@pytest.mark.parametrize(("n_mels", "low", "high"), [(23, 20.0, 8000.0), (80, 20.0, 8000.0), (40, 60.0, 7600.0)])
+def test_kaldis_triangles_are_those_of_the_definition(n_mels, low, high):
+    found = mel_filters(16000, 512, n_mels, low, high, scale="kaldi", norm="none")
+    mels = 1127 * np.log(1 + np.arange(257) * 31.25 / 700)
+    first, last = 1127 * np.log(1 + low / 700), 1127 * np.log(1 + high / 700)
+    corners = np.linspace(first, last, n_mels + 2)
+    expected = np.stack([np.interp(mels, corners[n : n + 3], [0, 1, 0]) for n in range(n_mels)])
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 1e-4  # Kaldi's weights are rounded as they are worked out
+    assert not found[:, 256].any() and not found[:, 0].any()
+
+
 @pytest.mark.parametrize("scale", ["slaney", "htk"])
 def test_scales_there_and_back(scale):
     hz = np.array([0.0, 60.0, 999.9, 1000.0, 1000.1, 4000.0, 8000.0])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -148,7 +149,7 @@ def test_rows_that_are_written_are_read_again(manifest: tuple[str, bytes]) -> No
 
 # Configs.
 
-FIELDS = sorted(name for stage in Recipe().to_dict().values() for name in stage)
+FIELDS = sorted(name for stage in dataclasses.asdict(Recipe()).values() for name in stage)
 LEAVES = (
     st.none()
     | st.booleans()
