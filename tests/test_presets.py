@@ -42,6 +42,7 @@ def test_speech_is_within_the_bound(name: str, program: ModuleType, librispeech:
     assert found["all_but_one_in_10000"] <= program.PRESETS[name].usual
 
 
+@pytest.mark.filterwarnings("ignore:n_fft=", "ignore::DeprecationWarning")  # librosa, of a short signal and at import
 @pytest.mark.parametrize("name", PRESETS)
 def test_signals_that_are_hard_to_agree_on_are_within_it_too(name: str, program: ModuleType, tmp_path: Path) -> None:
     for case, samples in program.hard_signals().items():
