@@ -31,16 +31,14 @@ fail() {
 }
 
 find_python() {
-  local newest python
-  for newest in 13 99; do # up to 3.13 first: TensorFlow has no packages for later ones yet
-    for python in python3 python3.13 python3.12 python3.11 python3.10; do
-      if "$python" -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, $newest))" >/dev/null 2>&1; then
-        printf '%s\n' "$python"
-        return
-      fi
-    done
+  local python
+  for python in python3 python3.12 python3.11 python3.10; do
+    if "$python" -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))" >/dev/null 2>&1; then
+      printf '%s\n' "$python"
+      return
+    fi
   done
-  fail "no Python 3.10 or newer on PATH (found: $(python3 --version 2>/dev/null || echo none)): install 3.10 to 3.13"
+  fail "no Python 3.10, 3.11 or 3.12 on PATH (found: $(python3 --version 2>/dev/null || echo none)): install one of them"
 }
 
 make_venv() {

@@ -42,6 +42,7 @@ DEV = [
     "pytest-xdist>=3.5",
     "ruff>=0.9",
     "setuptools>=68",
+    "uv>=0.5",  # environments of other Pythons, and the lock file of the workers
 ]
 
 setup(
@@ -53,7 +54,19 @@ setup(
     license="Apache-2.0",
     packages=["ge2e_transforms", "pipeline", "pipeline.commands"],
     package_data={"ge2e_transforms": ["py.typed"], "pipeline": ["py.typed"]},
-    python_requires=">=3.10",
+    # What the suite runs on (3.11), and what its most telling part runs on: `tests/tools/other_pythons.sh`.
+    python_requires=">=3.10,<3.13",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Typing :: Typed",
+    ],
     install_requires=[
         "google-crc32c>=1.5",
         "numba>=0.61",
