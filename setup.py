@@ -23,7 +23,9 @@ S3 = ["boto3>=1.36"]
 TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
-DEMO = ["espeakng-loader>=0.2.4", "matplotlib>=3.8"]
+# What `ge2e report` draws and writes its page with.
+REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
+DEMO = ["espeakng-loader>=0.2.4", *REPORT]
 DEV = [
     "build>=1.2",
     "gcp-storage-emulator>=2026.7",
@@ -35,6 +37,7 @@ DEV = [
     "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones are slow to answer
     "pytest>=8",
     "pytest-xdist>=3.5",
+    "pyyaml>=6",  # what data cards are read with
     "ruff>=0.9",
     "setuptools>=68",
 ]
@@ -47,7 +50,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["ge2e_transforms", "pipeline", "pipeline.commands"],
-    package_data={"ge2e_transforms": ["py.typed"], "pipeline": ["py.typed"]},
+    package_data={"ge2e_transforms": ["py.typed"], "pipeline": ["py.typed", "templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         "google-crc32c>=1.5",
@@ -68,6 +71,7 @@ setup(
         "tf": TENSORFLOW,
         "torch": TORCH,
         "av": AV,
+        "report": REPORT,
         "demo": DEMO,
         "dev": DEV + DEMO + AV + GCP + S3,
     },
