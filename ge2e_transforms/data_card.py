@@ -26,6 +26,7 @@ BIOMETRIC = (
     "reach."
 )
 _NAME, _SOURCES = 80, 20
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
 _SIZES |= {"10M<n<100M": 10**8, "100M<n<1B": 10**9}
 
@@ -55,7 +56,7 @@ def _cut(text: str) -> str:
 
 def _plain(text: str) -> str:
     """A name as Markdown shows it, whatever is in it: every sign that may act is escaped."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", _cut(text))
+    return re.sub(r"[!-/:-@\[-`{-~]", lambda sign: _ENTITIES.get(sign[0], f"\\{sign[0]}"), _cut(text))
 
 
 def _listed(names: Sequence[str]) -> list[str]:
@@ -67,7 +68,7 @@ def _front_matter(told: Mapping[str, Any]) -> str:
     """Texts as in JSON, which is YAML too; control characters are escaped before."""
 
     def quoted(text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)
+        return json.dumps(text, ensure_ascii=False).replace("<", r"\u003c")
 
     kind, named = KINDS[told["features"]], ", ".join(map(_cut, _listed(told["sources"])))
     features = {"logmel": "log-mel", "mfcc": "mfcc", "raw": "waveform"}[told["features"]]

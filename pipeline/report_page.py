@@ -166,7 +166,9 @@ def _records(dataset: Dataset, samples: Samples, summary: Summary, chosen: Seque
 
 def _drawings(dataset: Dataset, shown: Sequence[Sample]) -> list[dict[str, Any]]:
     """All with one scale of colours, so that they can be compared."""
-    values = np.concatenate([sample.values.ravel() for sample in shown]) if shown else np.zeros(1)
+    first = dataset.metadata["features"] == "mfcc"  # the first coefficient is the level, far from the others
+    values = np.concatenate([sample.values[:, first:].ravel() for sample in shown]) if shown else np.zeros(1)
+    values = values if values.size else np.zeros(1)
     scale = (float(np.quantile(values, 0.01)), float(np.quantile(values, 0.995)))
     recipe = dataset.recipe
     return [
@@ -184,8 +186,7 @@ def _figures(dataset: Dataset, summary: Summary) -> dict[str, Any]:
     """Figures of the sources."""
 
     def shares(which: str, label: str, **options: bool) -> str:
-        named = [(source.name, getattr(source, which)) for source in summary.sources]
-        return plots.shares(which, named, label, **options)
+        return plots.shares(which, [getattr(source, which) for source in summary.sources], label, **options)
 
     level = dataset.recipe.level.level_dbfs is not None
     return {

@@ -1,6 +1,6 @@
 """Figures of the report as SVG that stands within a page: its colours are those of the page, light or dark.
 
-What is drawn carries names as text only: nothing in them is taken for mathematics or for markup.
+No name of a dataset is drawn but those of its splits: the page names sources in text beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import visible
 from ge2e_transforms.histogram import Histogram
 from ge2e_transforms.summary import SourceSummary
 
@@ -56,7 +55,7 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
-_NAME = 28  # signs of a name in a legend
+_NAME = 14  # signs of a split in a legend
 _SHOWN_S = 6.0  # of a record
 _AXES = {"logmel": "mel band", "mfcc": "coefficient", "raw": "amplitude"}
 
@@ -70,12 +69,16 @@ def crops(by_split: Mapping[str, Ints]) -> str:
         edges = np.unique(np.round(np.geomspace(1, highest + 1, 33))) - 0.5
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for number, (split, have) in enumerate(by_split.items()):
             counts = 100 * np.histogram(have, edges)[0] / max(1, len(have))
             axes.stairs(counts, edges, fill=True, alpha=0.25, color=_colour(number))
-            axes.stairs(counts, edges, color=_colour(number), linewidth=1.4, label=split)
+            axes.stairs(counts, edges, color=_colour(number), linewidth=1.4, label=_short(split))
         if highest > 48:
             _logarithmic(axes)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="crops of a speaker", ylabel="speakers of the split, %")
         _legend(axes, len(by_split))
 
@@ -88,8 +91,8 @@ def eligible(counts: Sequence[int], by_split: Mapping[str, tuple[Ints, Ints]], p
     def draw(axes: Axes) -> None:
         for number, (split, (of_crops, of_utterances)) in enumerate(by_split.items()):
             everyone = max(1, int(of_crops[0]))
-            axes.plot(counts, 100 * of_crops / everyone, color=_colour(number), label=f"{split}: crops")
-            label = f"{split}: utterances"
+            axes.plot(counts, 100 * of_crops / everyone, color=_colour(number), label=f"{_short(split)}: crops")
+            label = f"{_short(split)}: utterances"
             axes.plot(counts, 100 * of_utterances / everyone, color=_colour(number), linestyle="--", label=label)
         axes.axvline(proposed, color=_MUTED, linewidth=1, linestyle=":")
         axes.annotate(
@@ -103,24 +106,23 @@ def eligible(counts: Sequence[int], by_split: Mapping[str, tuple[Ints, Ints]], p
 
 
 def shares(
-    name: str, sources: Sequence[tuple[str, Histogram]], xlabel: str, logarithmic: bool = False, percent: bool = False
+    name: str, sources: Sequence[Histogram], xlabel: str, logarithmic: bool = False, percent: bool = False
 ) -> str:
     """Histograms of the sources, each as shares of its own utterances."""
 
     def draw(axes: Axes) -> None:
-        used = np.flatnonzero(sum(histogram.counts for _, histogram in sources))
-        for number, (source, histogram) in enumerate(sources):
+        used = np.flatnonzero(sum(histogram.counts for histogram in sources))
+        for number, histogram in enumerate(sources):
             edges = histogram.edges * (100 if percent else 1)
             heights = 100 * histogram.counts / max(1, histogram.count)
             if len(sources) == 1:
                 axes.stairs(heights, edges, fill=True, alpha=0.25, color=_colour(number))
-            axes.stairs(heights, edges, color=_colour(number), linewidth=1.4, label=_short(source))
+            axes.stairs(heights, edges, color=_colour(number), linewidth=1.4)
         if logarithmic:
             _logarithmic(axes)
         if len(used):
             axes.set_xlim(edges[max(0, used[0] - 1)], edges[min(len(edges) - 1, used[-1] + 2)])
         axes.set(xlabel=xlabel, ylabel="utterances, %")
-        _legend(axes, len(sources))
 
     return _figure(name, draw)
 
@@ -133,9 +135,8 @@ def bins(sources: Sequence[SourceSummary], features: str) -> str:
             place, mean, deviation = np.arange(len(source.mean)), source.mean, source.deviation
             if len(sources) == 1:
                 axes.fill_between(place, mean - deviation, mean + deviation, alpha=0.18, color=_colour(number), lw=0)
-            axes.plot(place, mean, color=_colour(number), label=_short(source.name), marker="." * (len(place) < 4))
+            axes.plot(place, mean, color=_colour(number), marker="." * (len(place) < 4))
         axes.set(xlabel=_AXES[features], ylabel="value")
-        _legend(axes, len(sources))
 
     return _figure("bins", draw)
 
@@ -211,10 +212,8 @@ def _colour(number: int) -> str:
     return _SERIES[number % len(_SERIES)]
 
 
-def _short(name: str) -> str:
-    name = visible(name)
-    # A label that begins with _ would be left out of the legend.
-    return "\u200b" * name.startswith("_") + (name if len(name) <= _NAME else f"{name[:_NAME]}…")
+def _short(split: str) -> str:
+    return split if len(split) <= _NAME else f"{split[:_NAME]}…"
 
 
 def _legend(axes: Axes, entries: int) -> None:

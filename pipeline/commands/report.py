@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,11 +40,9 @@ def add_arguments(subparsers: Any) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Writes the page, whole or not at all."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Matplotlib or Jinja2, which `ge2e report` needs,", "report") from error
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            raise MissingExtraError(f"{package}, which `ge2e report` needs,", "report")
     from pipeline.report_page import page
 
     check_integer("seed", args.seed, 0, 1 << 64)
