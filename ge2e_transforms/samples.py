@@ -66,18 +66,18 @@ class Samples:
 
     def draw(self, each: int, seed: int) -> list[Row]:
         """Up to `each` records of every source, in an order that follows from the seed."""
-        kept: dict[int, list[tuple[int, Row]]] = {}
-        for place, split in enumerate(self._dataset.splits):
+        splits = self._dataset.splits
+        kept = np.empty((4, 0), dtype=np.int64)  # source, number of the split, row, and key as signed bits
+        for place, split in enumerate(splits):
             index = self._index(split)
             for first in range(0, len(index), _STEP):
-                source = index["source_index"][first : first + _STEP]
-                keys = derive(seed, _STREAM, place, np.arange(first, first + len(source)))
-                for number in np.unique(source).tolist():
-                    rows = np.flatnonzero(source == number)
-                    rows = rows[np.argsort(keys[rows], kind="stable")[:each]]
-                    found = [(int(keys[row]), Row(split, first + int(row))) for row in rows]
-                    kept[number] = sorted(kept.get(number, []) + found)[:each]
-        return [row for _, row in sorted(pair for pairs in kept.values() for pair in pairs)]
+                source = index["source_index"][first : first + _STEP].astype(np.int64)
+                rows = np.arange(first, first + len(source))
+                keys = derive(seed, _STREAM, place, rows).view(np.int64)
+                some = np.stack([source, np.full_like(rows, place), rows, keys])
+                kept = _lowest(np.concatenate([kept, some], axis=1), each)
+        order = np.argsort(kept[3], kind="stable")
+        return [Row(splits[place], row) for place, row in kept[1:3, order].T.tolist()]
 
     def find(self, utterances: Sequence[str]) -> list[Row]:
         """The first record of each utterance of these ids, in the order of the ids; all speakers who have one.
@@ -130,6 +130,14 @@ class Samples:
             label, start = (int(fields.get(key, 0)) for key in (schema.KEY_LABEL, schema.KEY_START))
             source = int(index["source_index"][number])
             yield Sample(split, speaker, utterance, label, source, start / rate, values)
+
+
+def _lowest(columns: npt.NDArray[np.int64], each: int) -> npt.NDArray[np.int64]:
+    """Of each source (first row) the columns with the lowest keys (last row)."""
+    columns = columns[:, np.lexsort((columns[-1], columns[0]))]
+    heads = np.flatnonzero(np.diff(columns[0], prepend=-1))
+    rank = np.arange(columns.shape[1]) - np.repeat(heads, np.diff(heads, append=columns.shape[1]))
+    return columns[:, rank < each]
 
 
 def at_floor(values: Values, recipe: Recipe) -> float | None:

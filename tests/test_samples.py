@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_dataset import DEFAULT, marked, speakers, write_dataset
+from test_command_inspect import mixed
 
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
@@ -28,6 +29,14 @@ def test_a_draw_follows_from_its_seed(dataset: Dataset) -> None:
     assert Samples(dataset).draw(8, 6) != drawn
     assert Samples(dataset).draw(5, 5) == drawn[:5]
     assert len(Samples(dataset).draw(100, 5)) == 18
+
+
+def test_of_every_source_the_same_number_is_drawn(tmp_path: Path) -> None:
+    dataset = mixed(tmp_path, ["a", "b", "c"])
+    found = Counter(sample.source for sample in Samples(dataset).read(Samples(dataset).draw(1, 0)))
+    assert found == {0: 1, 1: 1, 2: 1}
+    assert set(Samples(dataset).draw(1, 0)) <= set(Samples(dataset).draw(2, 0))
+    assert len(Samples(dataset).draw(2, 0)) == 6
 
 
 def test_every_record_is_drawn_equally_often(dataset: Dataset) -> None:
