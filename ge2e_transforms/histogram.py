@@ -26,7 +26,7 @@ class Histogram:
         self.total, self.lowest, self.highest = 0.0, np.inf, -np.inf
 
     def add(self, values: Values) -> None:
-        """Counts some values; NaN is refused by the readers before."""
+        """Counts some values, all of them finite."""
         if not len(values):
             return
         place = np.searchsorted(self.edges, values, side="right") - 1

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
-from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.rng import derive
 from ge2e_transforms.utterance import shown
 from ge2e_transforms.utterance_rows import RecordRow
@@ -126,6 +126,12 @@ class Samples:
             values = stored.astype(np.float32)
             if stored.dtype.kind == "i":
                 values /= np.float32(schema.PCM16_SCALE)
+            if not np.isfinite(values).all():
+                where = dataset.folder.where(names[row.shard])
+                raise CorruptRecordError(
+                    f"{where} at offset {row.offset}: expected finite values, got NaN or infinity: the "
+                    "record is damaged"
+                )
             speaker, utterance = (str(fields.get(key, "")) for key in (schema.KEY_SPEAKER, schema.KEY_UTTERANCE))
             label, start = (int(fields.get(key, 0)) for key in (schema.KEY_LABEL, schema.KEY_START))
             source = int(index["source_index"][number])

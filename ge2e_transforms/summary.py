@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
 from ge2e_transforms.rng import derive
 from ge2e_transforms.schema import FLAG_SHORT, FLAG_UNVOICED
@@ -109,7 +110,7 @@ def summarize(dataset: Dataset, seed: int = 0) -> Summary:
         seed: of the draw of speakers, where there are more than `MOST_SPEAKERS`.
 
     Raises:
-        DatasetError: an index is missing or damaged.
+        DatasetError: an index is missing or damaged, or holds figures that no writer gives.
     """
     sources = _sources(dataset)
     of_source = np.zeros(max(1, len(dataset.metadata["datasets"])), dtype=np.int64)
@@ -124,8 +125,12 @@ def summarize(dataset: Dataset, seed: int = 0) -> Summary:
     people: dict[tuple[str, int], list[Column]] = {}
     for split, table in _tables(dataset):
         columns = {name: table[name].to_numpy() for name in _COLUMNS}
+        _require_source(dataset, split, columns["source_index"])
         columns["source"] = of_source[columns["source_index"]]
         mean, deviation = (_matrix(table[name]) for name in ("mean", "deviation"))
+        figures = (columns["voiced_fraction"], columns["gain_db"], mean, deviation)
+        if columns["frames"].min() < 1 or not all(np.isfinite(figure).all() for figure in figures):
+            raise _damaged(dataset, split, "frames from 1 on, and no NaN and no infinity among the figures")
         _add_spectra(spectra, columns, mean)
         for number in np.unique(columns["source"]).tolist():
             mine = columns["source"] == number
@@ -148,7 +153,9 @@ def _sources(dataset: Dataset) -> list[SourceSummary]:
     for split in dataset.splits:
         index = dataset.index(split)
         for first, last in zip(index.first_rows[:-1], index.first_rows[1:], strict=True):
-            np.add.at(frames, index["source_index"][first:last], index["frames"][first:last])
+            source = index["source_index"][first:last]
+            _require_source(dataset, split, source)
+            np.add.at(frames, source, index["frames"][first:last])
     order = [number for number in np.argsort(-frames, kind="stable").tolist() if frames[number]]
     alone = order if len(order) <= MOST_SOURCES else order[: MOST_SOURCES - 1]
     bins = dataset.recipe.n_bins
@@ -156,6 +163,19 @@ def _sources(dataset: Dataset) -> list[SourceSummary]:
     if others := tuple(order[len(alone) :]):
         found.append(SourceSummary(f"{len(others)} other sources", others, bins))
     return found
+
+
+def _require_source(dataset: Dataset, split: str, source: Column) -> None:
+    count = len(dataset.metadata["datasets"])
+    if len(source) and not 0 <= source.min() <= source.max() < count:
+        raise _damaged(dataset, split, f"source_index from 0 to {count - 1}, as metadata.json names sources")
+
+
+def _damaged(dataset: Dataset, split: str, expected: str) -> DatasetError:
+    return DatasetError(
+        f"{dataset.root}: expected {expected}, in the indexes of split {split!r}: they are damaged, or of another "
+        "dataset; `ge2e verify` says where"
+    )
 
 
 def _tables(dataset: Dataset) -> Iterator[tuple[str, pa.Table]]:

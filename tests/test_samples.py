@@ -12,7 +12,7 @@ from test_command_inspect import mixed
 
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
-from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.samples import Row, Samples, at_floor, clipped
 
 
@@ -84,6 +84,14 @@ def test_values_are_float32_whatever_is_stored(recipe: Recipe, tmp_path: Path) -
     (sample,) = Samples(dataset).read([Row("train", 0)])
     assert sample.values.dtype == np.float32
     assert np.array_equal(sample.values, stored / np.float32(32768 if raw else 1))
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    values = marked(0, 20)
+    values[3, 3] = np.nan
+    dataset = Dataset.open(write_dataset(tmp_path / "dataset", {"test": {"test/a": [[values]]}}))
+    with pytest.raises(CorruptRecordError, match="at offset 0: expected finite values"):
+        list(Samples(dataset).read([Row("test", 0)]))
 
 
 def test_the_share_at_the_floor() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from small_dataset import DEFAULT, write_dataset
 
 from ge2e_transforms import summary as module
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
 from ge2e_transforms.summary import summarize
 
@@ -83,6 +86,26 @@ def test_of_many_speakers_some_are_drawn_by_the_seed(dataset: Dataset, monkeypat
     assert (some.speakers, some.sizes) == (3, everyone.sizes)
     place = np.searchsorted(everyone.spectra.label, some.spectra.label)
     assert np.array_equal(some.spectra.total, everyone.spectra.total[place])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gain_db", math.nan), ("voiced_fraction", math.inf), ("frames", 0), ("source_index", 1), ("source_index", -1)],
+)
+def test_figures_that_no_writer_gives_are_refused(
+    dataset: Dataset, name: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = dataset.shard_index
+
+    def changed(split: str, shard: int, columns: Sequence[str]) -> pa.Table:
+        table = really(split, shard, columns)
+        place = table.schema.get_field_index(name)
+        column = pa.array([value] * len(table), table.schema.field(name).type)
+        return table.set_column(place, table.schema.field(name), column)
+
+    monkeypatch.setattr(dataset, "shard_index", changed)
+    with pytest.raises(DatasetError, match="in the indexes of split 'train': they are damaged, or of another dataset"):
+        summarize(dataset)
 
 
 def test_a_histogram_counts_what_lies_outside_at_its_ends() -> None:
