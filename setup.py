@@ -23,7 +23,9 @@ S3 = ["boto3>=1.36"]
 TENSORFLOW = ["tensorflow>=2.21"]
 TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
-DEMO = ["espeakng-loader>=0.2.4", "matplotlib>=3.8"]
+# What `ge2e report` draws and writes its page with.
+REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
+DEMO = ["espeakng-loader>=0.2.4", *REPORT]
 # What `./run_local.sh docs` builds the pages with; the API page imports the pipeline, so it goes with BEAM.
 DOCS = ["furo>=2025.7", "myst-parser>=4", "sphinx>=8.1"]
 DEV = [
@@ -40,6 +42,7 @@ DEV = [
     "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones are slow to answer
     "pytest>=8",
     "pytest-xdist>=3.5",
+    "pyyaml>=6",  # what data cards are read with
     "ruff>=0.9",
     "setuptools>=68",
     "uv>=0.5",  # environments of other Pythons, and the lock file of the workers
@@ -53,7 +56,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["ge2e_transforms", "pipeline", "pipeline.commands"],
-    package_data={"ge2e_transforms": ["py.typed"], "pipeline": ["py.typed"]},
+    package_data={"ge2e_transforms": ["py.typed"], "pipeline": ["py.typed", "templates/*"]},
     # What the suite runs on (3.11), and what its most telling part runs on: `tests/tools/other_pythons.sh`.
     python_requires=">=3.10,<3.13",
     classifiers=[
@@ -87,6 +90,7 @@ setup(
         "tf": TENSORFLOW,
         "torch": TORCH,
         "av": AV,
+        "report": REPORT,
         "demo": DEMO,
         "docs": DOCS + BEAM,
         "dev": DEV + DEMO + AV + GCP + S3,

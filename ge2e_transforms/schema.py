@@ -2,7 +2,8 @@
 
 Layout of a dataset folder O (gen = first 8 hex digits of the fingerprint of recipe, plan and manifests):
 
-    O/metadata.json                                       the only file that is ever replaced; written last
+    O/metadata.json                                       by which the folder is a dataset; replaced as a whole, last
+    O/README.md                                           the data card, for people; written before it
     O/<split>/features-<gen>-00007-of-00032.tfrecord      records, speakers and utterances in sorted order
     O/<split>/features-<gen>-00007-of-00032.index.parquet one row a record
     O/<split>/features-<gen>-00007-of-00032.done.json     what the shard holds; written last of the three
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = "ge2e-features"
 FORMAT_VERSION = 3
 METADATA_FILE = "metadata.json"
+CARD_FILE = "README.md"
 
 # Keys of the tf.train.Example of one record.
 KEY_DTYPE = "spectrogram/dtype"
@@ -107,7 +109,8 @@ def role(path: str) -> str:
         return f"shard {int(shard[1])} of {int(shard[2])} of split {split}"
     if name.startswith("index-"):
         return f"index of split {split}"
-    return "metadata" if name == METADATA_FILE else _TABLES.get(name.partition("-")[0], "")
+    single = {METADATA_FILE: "metadata", CARD_FILE: "data card"}
+    return single.get(name) or _TABLES.get(name.partition("-")[0], "")
 
 
 def shard_base(split: str, generation: str, shard: int, shards: int) -> str:

@@ -36,6 +36,7 @@ COMMANDS = {
     "retry": "rejected rows again, after their files were mended",
     "erase": "take speakers out of a dataset, for good",
     "inspect": "what is in a dataset, per split",
+    "report": "one HTML page about a dataset, with figures",
     "verify": "re-read a dataset and check all of it",
     "verify-batches": "check the batches of a dataset, and what an epoch uses",
     "presets": "the recipes of --preset, and in what they differ",

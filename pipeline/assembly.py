@@ -22,6 +22,7 @@ from ge2e_transforms.errors import CommitError, DatasetError, LedgerRow
 from ge2e_transforms.metadata import checksum_of, require_complete
 from ge2e_transforms.records import crc32c_of
 from pipeline import publishing, storage, tables
+from pipeline.card import write_card
 from pipeline.growth import read_table
 from pipeline.publishing import Published
 from pipeline.write import finished
@@ -101,9 +102,20 @@ def assemble(
     metadata["replaced"] = _replaced(output, previous.metadata, metadata)
     metadata["checksum"] = checksum_of(metadata)
     _refuse_unreadable(output, metadata)
-    publishing.write(output, metadata, previous.version)
+    _publish(output, metadata, previous.version)
     remove_replaced(output, metadata)
     return metadata
+
+
+def _publish(output: str, metadata: dict[str, Any], version: str | None) -> None:
+    """The card, then metadata; where another job was first, the card is that of its dataset again."""
+    write_card(output, metadata)
+    try:
+        publishing.write(output, metadata, version)
+    except CommitError:
+        if standing := publishing.read(output).metadata:
+            write_card(output, standing)
+        raise
 
 
 def _refuse_unreadable(output: str, metadata: dict[str, Any]) -> None:

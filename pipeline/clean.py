@@ -17,6 +17,7 @@ from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.metadata import parse
 from pipeline import storage
 from pipeline.assembly import listed_files
+from pipeline.card import has_own_card
 
 # Names that are no part of any dataset: verdicts, notes of plans, and what a killed doctor leaves.
 _PASSING = re.compile(r"(failed|plan)-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)")
@@ -56,6 +57,8 @@ def clean(output: str, *, dry_run: bool = False, unfinished: bool = False) -> Cl
     metadata = {} if content is None else _parsed(content, output)
     sizes = storage.listing(output)
     names = _unlisted(output, metadata, sizes)
+    if content is None and has_own_card(output):
+        names = sorted([*names, schema.CARD_FILE])
     if _metadata(output) != content:
         raise DatasetError(
             f"{storage.join(output, schema.METADATA_FILE)} changed while the folder was listed: a job is running. "
@@ -84,7 +87,7 @@ def unlisted(output: str, metadata: dict[str, Any]) -> list[str]:
 def _unlisted(output: str, metadata: dict[str, Any], found: dict[str, int]) -> list[str]:
     listed = listed_files(metadata)
     names = {name for name in found if _is_ours(name)} - listed
-    temporary = [name for name in found if _is_ours_or_metadata(storage.final_of(name))]
+    temporary = [name for name in found if _is_written(storage.final_of(name))]
     for folder in {str(PurePosixPath(name).parent) for name in temporary}:
         abandoned = set(storage.leftovers(storage.join(output, folder)))
         names |= {name for name in temporary if storage.join(output, name) in abandoned}
@@ -95,8 +98,8 @@ def _is_ours(name: str) -> bool:
     return bool(schema.OWN_FILE.fullmatch(name) or _PASSING.fullmatch(name))
 
 
-def _is_ours_or_metadata(name: str) -> bool:
-    return name == schema.METADATA_FILE or _is_ours(name)
+def _is_written(name: str) -> bool:
+    return name in (schema.METADATA_FILE, schema.CARD_FILE) or _is_ours(name)
 
 
 def _metadata(output: str) -> bytes | None:

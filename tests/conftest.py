@@ -21,6 +21,7 @@ from deploy.flink.cluster import Cluster, ClusterError, find_parts
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
 INSTALL_BOOT = ROOT / "tests" / "tools" / "install_boot.sh"
+INSTALL_CHROMIUM = ROOT / "tests" / "tools" / "install_chromium.sh"
 INSTALL_WORKER = ROOT / "tests" / "tools" / "install_worker.sh"
 MARK_OF_FIXTURE = {
     "librispeech": "needs_speech",
@@ -28,6 +29,7 @@ MARK_OF_FIXTURE = {
     "boot": "needs_boot",
     "worker_environment": "needs_boot",
     "flink": "needs_flink",
+    "chromium": "needs_chromium",
     "torch": "needs_torch",
 }
 NEEDS = {
@@ -35,6 +37,7 @@ NEEDS = {
     "needs_prism": "Beam's Prism runner, built with Go or given as $GE2E_PRISM",
     "needs_boot": "Beam's boot program, built with Go or given as $GE2E_BOOT, and the packages of the workers' image",
     "needs_flink": "Java, Maven and Go for a Flink cluster on this machine, or its parts as $GE2E_FLINK and $GE2E_BOOT",
+    "needs_chromium": "Chromium on PATH, or as $GE2E_CHROMIUM",
     "needs_torch": "PyTorch: pip install -e '.[torch]'",
 }
 
@@ -106,6 +109,12 @@ def prism() -> Path:
 def boot() -> Path:
     """Beam's program that starts the workers of a container, of our Beam version; built on first use where Go is."""
     return installed("WORKERS OF CONTAINERS", INSTALL_BOOT)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Chromium, which takes pictures of a page and prints it."""
+    return installed("THE PAGE IN A BROWSER", INSTALL_CHROMIUM)
 
 
 @pytest.fixture(scope="session")

@@ -164,9 +164,9 @@ def files_in(folder: Path) -> set[str]:
 
 
 def unlisted(folder: Path) -> set[str]:
-    """Files that metadata does not list, and (with a '-') listed ones that are not there."""
+    """Files that are neither listed by metadata nor its card, and (with a '-') such as are not there."""
     metadata = metadata_of(folder)
-    listed = {"metadata.json"} | listed_files(metadata)
+    listed = {"metadata.json", "README.md"} | listed_files(metadata)
     empty = {entry["base"] for split in metadata["shards"].values() for entry in split if not entry["records"]}
     listed -= {f"{base}{ending}" for base in empty for ending in (".tfrecord", ".index.parquet")}
     found = files_in(folder)

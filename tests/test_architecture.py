@@ -49,6 +49,9 @@ ORDER = [
     "extractor",
     "inference",
     "records",
+    "licences",
+    "facts",
+    "data_card",
     "standing",
     "layout",
     "splits",
@@ -92,6 +95,11 @@ ORDER = [
     "deny_list",
     "audit_contents",
     "audit",
+    "histogram",
+    "samples",
+    "suspects",
+    "eligibility",
+    "summary",
 ]
 # Who may import what is heavy, or tied to one purpose.
 ONLY = {
@@ -107,7 +115,11 @@ ONLY = {
     "google_crc32c": {"records"},
     "rich": set(),
     "tqdm": set(),
+    "matplotlib": set(),
+    "jinja2": set(),
 }
+# The same of the pipeline.
+PIPELINE_ONLY = {"matplotlib": {"report_plots"}, "jinja2": {"report_page"}}
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 40
 
 LIBRARY = sorted((ROOT / "ge2e_transforms").glob("*.py"))
@@ -163,6 +175,12 @@ def test_special_libraries_are_imported_where_they_belong(path):
 
 
 @pytest.mark.parametrize("path", PIPELINE, ids=name_of)
+def test_what_draws_and_writes_the_report_is_imported_where_it_belongs(path):
+    used = {name.split(".")[0] for name in imports(path)}
+    assert {library for library in used & set(PIPELINE_ONLY) if path.stem not in PIPELINE_ONLY[library]} == set()
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=name_of)
 def test_the_pipeline_handles_no_audio_and_no_tensors(path):
     used = {name.split(".")[0] for name in imports(path)}
     assert not used & {"soundfile", "soxr", "av", "librosa", "scipy", "tensorflow", "torch"}
@@ -176,11 +194,25 @@ def test_the_limits_are_looked_for_where_they_are():
         if library != "torch":
             assert all(library in used[name] for name in files), library
     assert any(name.startswith("apache_beam") for path in PIPELINE for name in imports(path))
+    used = {path.stem: {name.split(".")[0] for name in imports(path)} for path in PIPELINE}
+    assert all(library in used[name] for library, files in PIPELINE_ONLY.items() for name in files)
 
 
 # What importing loads.
 
-HEAVY = ("apache_beam", "av", "librosa", "numba", "scipy", "soundfile", "soxr", "tensorflow", "torch")
+HEAVY = (
+    "apache_beam",
+    "av",
+    "jinja2",
+    "librosa",
+    "matplotlib",
+    "numba",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "tensorflow",
+    "torch",
+)
 
 
 def loaded_by(code):
@@ -363,7 +395,8 @@ def test_every_file_has_its_tests():
     # Checks and stages are tested through config, decoders through audio, samples of codecs with selftest, digests with
     # verify; dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
     # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
-    # with planning and growth; what an audit keeps with the audit.
+    # with planning and growth; what an audit keeps with the audit; facts with `ge2e inspect`, licences with the data
+    # card, histograms with the summary.
     without = {
         "errors",
         "checks",
@@ -382,5 +415,8 @@ def test_every_file_has_its_tests():
         "splits",
         "standing",
         "audit_contents",
+        "facts",
+        "licences",
+        "histogram",
     }
     assert {path.stem for path in LIBRARY if path.stem not in without and f"test_{path.stem}.py" not in names} == set()

@@ -126,7 +126,7 @@ def test_metadata(ready: tuple[JobConfig, Planned]) -> None:
 def test_every_listed_file_is_there_and_no_other(ready: tuple[JobConfig, Planned]) -> None:
     metadata = publish(ready)
     root = Path(ready[0].output)
-    assert files_in(root) == listed_files(metadata) | {"metadata.json"}
+    assert files_in(root) == listed_files(metadata) | {"metadata.json", "README.md"}
     assert len(listed_files(metadata)) == 4 * 3 + 2 + 2
     assert unlisted(root) == set()
     files = digests(root)
@@ -289,7 +289,7 @@ def test_files_of_the_dataset_before_are_removed_and_those_of_others_are_not(
     assert metadata_of(root) == metadata
     assert len(old) == 16
     assert not old & files_in(root)
-    assert files_in(root) - listed_files(metadata) == {"metadata.json", "notes.txt", "train/notes.txt"}
+    assert files_in(root) - listed_files(metadata) == {"metadata.json", "README.md", "notes.txt", "train/notes.txt"}
     verify(Dataset.open(root))
 
 
@@ -366,7 +366,7 @@ def test_metadata_comes_last(ready: tuple[JobConfig, Planned], monkeypatch: pyte
             yield paths
 
     monkeypatch.setattr(storage, "_temporaries", failing)
-    for number in range(1, 6):
+    for number in range(1, 7):
         failing_at = number
         order.clear()
         with pytest.raises(OSError, match="disk full"):
@@ -375,7 +375,14 @@ def test_metadata_comes_last(ready: tuple[JobConfig, Planned], monkeypatch: pyte
     failing_at = 0
     order.clear()
     publish(ready)
-    assert [name.partition("-")[0] for name in order] == ["index", "index", "speakers", "ledger", "metadata.json"]
+    assert [name.partition("-")[0] for name in order] == [
+        "index",
+        "index",
+        "speakers",
+        "ledger",
+        "README.md",
+        "metadata.json",
+    ]
 
 
 def test_a_speaker_in_parts_gets_dense_numbers(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from pipeline.options import JobConfig
 from pipeline.write import adopted, write_shard
 
 # What a message must say beside the file: in which step, and what to do.
-STEP = r"(shard \d of \d of split \w+|index of split \w+|table of speakers|ledger|metadata): "
+STEP = r"(shard \d of \d of split \w+|index of split \w+|table of speakers|ledger|data card|metadata): "
 REMEDY = "run the same command again; finished shards are kept"
 # Which operations can fail so.
 FAULTS = {

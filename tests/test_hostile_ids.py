@@ -55,7 +55,7 @@ NAMES = (
     "x" * 4000,
 )
 WITH_SPACES = ("a b", "no\u00a0break", "line\u2028end", "ideographic\u3000x")
-OWN_NAMES = re.compile(rf"metadata\.json|failed-[0-9a-f]+\.json|{schema.OWN_FILE.pattern}")
+OWN_NAMES = re.compile(rf"metadata\.json|README\.md|failed-[0-9a-f]+\.json|{schema.OWN_FILE.pattern}")
 
 
 class Made(NamedTuple):

@@ -104,7 +104,7 @@ def test_all_on_a_store(scheme: str, name: str, corpus: Path, local: Made, reque
     assert digest_of(output) == digest_of(local(name))
     path = f"{BUCKET}/features/"
     there = {found.removeprefix(path) for found in store.sizes(path, deep=True)}
-    assert there == {"metadata.json"} | listed_files(json.loads(store.read(f"{path}metadata.json")))
+    assert there == {"README.md", "metadata.json"} | listed_files(json.loads(store.read(f"{path}metadata.json")))
     examples, _ = next(BatchLoader(output, speakers_per_batch=6, utterances_per_speaker=4).batches("test"))
     assert examples.shape == (24, 40, 121)
     checked = run_command("doctor", "--manifest", manifest, "--output", output, "--direct_num_workers=1")

@@ -315,7 +315,7 @@ def test_a_dataset_on_a_store_has_the_same_objects(corpus: Path, finished: RunRe
         return {name.removeprefix(start): data for name, data in MemoryStore.objects.items() if name.startswith(start)}
 
     made = objects()
-    assert made.keys() == listed_files(metadata) | {"metadata.json"}
+    assert made.keys() == listed_files(metadata) | {"README.md", "metadata.json"}
     assert MemoryStore.uploads[-1] == "memory://out/set/metadata.json"
     local = metadata_of(Path(finished.output))["generation"]
     for name, content in made.items():
@@ -326,7 +326,7 @@ def test_a_dataset_on_a_store_has_the_same_objects(corpus: Path, finished: RunRe
     assert objects() == made
     other = run_here(*arguments, "--set", "n_mels=64", "--overwrite").metadata
     assert other is not None
-    assert objects().keys() == listed_files(other) | {"metadata.json"}
+    assert objects().keys() == listed_files(other) | {"README.md", "metadata.json"}
 
 
 @pytest.mark.filterwarnings("ignore:an epoch of split")

@@ -1,0 +1,33 @@
+"""The data card in the folder of a dataset: written before `metadata.json`, so that no dataset is without."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from ge2e_transforms.data_card import MAX_BYTES, data_card, is_ours
+from ge2e_transforms.schema import CARD_FILE
+from pipeline import storage
+
+
+def write_card(output: str, metadata: Mapping[str, Any]) -> None:
+    """Writes the card of a dataset, in place of one of ours; a README.md of somebody else is left as it is.
+
+    Raises:
+        StorageError, DiskError, StoreError: it cannot be written.
+    """
+    path = storage.join(output, CARD_FILE)
+    if storage.exists(path) and not has_own_card(output):
+        logging.getLogger(__name__).warning(
+            "%s was not written by this program, so it stays as it is, and the dataset gets no data card", path
+        )
+        return
+    storage.write_bytes(path, data_card(metadata))
+
+
+def has_own_card(output: str) -> bool:
+    """Whether a folder holds a data card that this program wrote."""
+    path = storage.join(output, CARD_FILE)
+    size = storage.size(path)
+    return size is not None and size <= MAX_BYTES and is_ours(storage.read_bytes(path))
