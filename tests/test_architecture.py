@@ -31,7 +31,14 @@ ORDER = [
     "manifest_lines",
     "manifest_parquet",
     "manifest",
+    "pattern_proposal",
+    "tree_scan",
+    "list_files",
     "corpora",
+    "tabled_corpora",
+    "kaldi_lists",
+    "toolkit_lists",
+    "lhotse_lists",
     "containers",
     "codec_samples",
     "decoders",
@@ -47,6 +54,7 @@ ORDER = [
     "extractor",
     "records",
     "standing",
+    "selection",
     "layout",
     "splits",
     "planning",
@@ -360,7 +368,8 @@ def test_every_file_has_its_tests():
     # Checks are tested through config, decoders through audio, samples of codecs with selftest, digests with verify;
     # dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
     # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
-    # with planning and growth; what an audit keeps with the audit.
+    # with planning and growth; what an audit keeps with the audit; scans of trees with corpora, reading of lists with
+    # the lists of toolkits.
     without = {
         "errors",
         "checks",
@@ -378,5 +387,7 @@ def test_every_file_has_its_tests():
         "splits",
         "standing",
         "audit_contents",
+        "tree_scan",
+        "list_files",
     }
     assert {path.stem for path in LIBRARY if path.stem not in without and f"test_{path.stem}.py" not in names} == set()
