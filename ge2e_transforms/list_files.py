@@ -23,7 +23,7 @@ from ge2e_transforms.archives import split_member
 from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.manifest_lines import Lines, RowFault
 from ge2e_transforms.regular_files import open_regular
-from ge2e_transforms.utterance import Utterance, check_utterance, file_of, is_url, shown, with_default_id
+from ge2e_transforms.utterance import Utterance, check_utterance, file_of, is_url, shown
 
 _log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def checked(rows: Iterable[Utterance], relative_to: str) -> Iterator[Utterance]:
     Rows without audio are counted in a warning. URLs are not looked up.
 
     Args:
-        rows: with absolute paths or URLs; without utterance id they get the one by default.
+        rows: with absolute paths or URLs.
         relative_to: the option that says where relative paths begin, for the error if nothing is there.
 
     Raises:
@@ -228,7 +228,6 @@ def checked(rows: Iterable[Utterance], relative_to: str) -> Iterator[Utterance]:
     missing: list[str] = []
     count = found = 0
     for row in rows:
-        row = row if row.utterance_id else with_default_id(row)
         place = Place(row.manifest, row.position)
         try:
             check_utterance(row)

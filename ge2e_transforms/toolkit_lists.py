@@ -24,7 +24,7 @@ from ge2e_transforms.list_files import (
     text_lines,
     text_of,
 )
-from ge2e_transforms.utterance import MAX_TEXT, Utterance, shown
+from ge2e_transforms.utterance import MAX_TEXT, Utterance, shown, with_default_id
 
 # What SpeechBrain's recipe for VoxCeleb counts `start` and `stop` in: a constant of its code, not of the table.
 SPEECHBRAIN_RATE_HZ = 16000
@@ -104,7 +104,8 @@ def _members(tar: tarfile.TarFile, archive: str, like: Utterance, place: Place) 
 def nemo(path: str | Path, options: ListOptions = UNSAID) -> Iterator[Utterance]:
     """Rows of a manifest of NeMo: an object {"audio_filepath", "duration", "offset", "label" or "speaker"} a line.
 
-    With an offset (0 too, as NeMo reads it) the row is that piece of the recording, and its id names it.
+    With an offset (0 too, as NeMo reads it) the row is that piece of the recording. Its id is the path as it is
+    written, with the piece.
 
     Args:
         path: the list.
@@ -119,14 +120,17 @@ def nemo(path: str | Path, options: ListOptions = UNSAID) -> Iterator[Utterance]
         like = options.row(folder)
         for place, row in json_lines(path):
             offset, duration = row.get("offset"), row.get("duration")
-            yield like._replace(
-                audio_path=placed(text_of(place, row, "audio_filepath"), options.root or folder),
+            as_written = like._replace(
+                audio_path=text_of(place, row, "audio_filepath"),
                 speaker_id=text_of(place, row, "speaker", "speaker_id", "label"),
                 offset_s=None if offset is None else seconds(place, "offset", offset),
                 duration_s=None if duration is None else seconds(place, "duration", duration),
                 manifest=place.path,
                 position=place.line,
             )
+            # The id is made from the path as it is written, so that it stays when the list is moved with its audio.
+            named = with_default_id(as_written)
+            yield named._replace(audio_path=placed(named.audio_path, options.root or folder))
 
     return checked(rows(), "--root")
 

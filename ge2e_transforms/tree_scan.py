@@ -87,7 +87,7 @@ def matches(
             others_count += 1
             others += [file.path] if len(others) < _SAMPLE else []
     if not fits:
-        raise ManifestError(_nothing_fits(folder, layouts, others_count, others))
+        raise ManifestError(_nothing_fits(folder, layouts, forms or {}, (others_count, others)))
     if others_count:
         left_out = f"{others_count} audio files do not fit {' or '.join(layouts)} and are left out, first"
         _log.warning("%s: %s %s", folder, left_out, ascii(others[0]))
@@ -125,12 +125,13 @@ def _check_fields(layout: str) -> None:
         raise ManifestError(f"pattern {layout!r} cannot be used: expected {{speaker}} and others of {known}; got {got}")
 
 
-def _nothing_fits(folder: Path, layouts: Sequence[str], count: int, sample: list[str]) -> str:
-    layout = layouts[0]
+def _nothing_fits(folder: Path, layouts: Sequence[str], forms: Mapping[str, str], others: tuple[int, list[str]]) -> str:
+    (count, sample), layout = others, layouts[0]
+    formed = "".join(f", {name} of the form {form}" for name, form in forms.items())
     example = re.sub(r"\{([^{}]*)\}", lambda field: field[1].upper(), layout)
     needed = (
         f"{folder}: no file fits {' or '.join(map(repr, layouts))}, which needs paths such as {example}, below "
-        f"{layout.count('/')} folder(s)"
+        f"{layout.count('/')} folder(s){formed}"
     )
     if not count:
         return f"{needed}; there is no audio at all below it (looked for {' '.join(AUDIO_ENDINGS)}): check the folder"

@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from ge2e_transforms import __version__
 from ge2e_transforms.errors import DiskError, Ge2eError, visible
 from ge2e_transforms.stores import StoreError
-from pipeline.commands import audit, clean, doctor, erase, grow, inspect, manifest, run, verify, verify_batches
+from pipeline.commands import (
+    audit,
+    clean,
+    doctor,
+    download,
+    erase,
+    grow,
+    inspect,
+    manifest,
+    run,
+    verify,
+    verify_batches,
+)
 
 # Beam passes on here what its worker processes log, as the text of a protocol message.
 _WORKER_LOG = "apache_beam.runners.portability.local_job_service"
@@ -44,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ge2e", description="Speech corpora to speaker-sharded features.")
     parser.add_argument("--version", action="version", version=f"ge2e {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (manifest, doctor, run, grow, erase, inspect, verify, verify_batches, audit, clean):
+    for command in (download, manifest, doctor, run, grow, erase, inspect, verify, verify_batches, audit, clean):
         command.add_arguments(subparsers)
     # argparse would take the `--` in front of Beam's options for its own.
     beam_commands = {"run": run.command, "doctor": doctor.command, "add": grow.add, "retry": grow.retry}

@@ -113,11 +113,15 @@ class _Totals:
         self.seconds = 0.0
         self.speakers: set[str] = set()
         self.sessions: set[tuple[str, str]] = set()
+        self.cut: set[str] = set()  # recordings of which rows are pieces
 
     def counted(self, rows: Iterable[Utterance]) -> Iterator[Utterance]:
         for row in rows:
             self.rows += 1
-            self.bytes += row.bytes or 0
+            if row.offset_s is None or row.location not in self.cut:
+                self.bytes += row.bytes or 0
+            if row.offset_s is not None:
+                self.cut.add(row.location)
             self.timed += row.duration_s is not None
             self.seconds += row.duration_s or 0.0
             self.speakers.add(row.speaker_key)
