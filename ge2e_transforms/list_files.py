@@ -23,7 +23,7 @@ from ge2e_transforms.archives import split_member
 from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.manifest_lines import Lines, RowFault
 from ge2e_transforms.regular_files import open_regular
-from ge2e_transforms.utterance import Utterance, check_utterance, file_of, is_url, shown
+from ge2e_transforms.utterance import Utterance, check_utterance, file_of, is_url, leads_out, shown
 
 _log = logging.getLogger(__name__)
 
@@ -210,6 +210,17 @@ def seconds(place: Place, name: str, value: Any) -> float:
 def placed(path: str, root: str | Path) -> str:
     """An absolute path or a URL as it is, any other below a folder."""
     return path if is_url(path) else os.path.abspath(Path(root, path))  # noqa: PTH100 (links stay links)
+
+
+def below(place: Place, path: str, folder: Path) -> str:
+    """A path of a table that comes with its audio, which must not name other files of this machine.
+
+    Raises:
+        ManifestError: it leads out of the folder.
+    """
+    if leads_out(path):
+        raise ManifestError(f"{place}: {shown(path)} leads out of {folder}: expected a relative path without '..'")
+    return placed(path, folder)
 
 
 def checked(rows: Iterable[Utterance], relative_to: str) -> Iterator[Utterance]:

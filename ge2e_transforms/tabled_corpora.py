@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ge2e_transforms.errors import ManifestError
-from ge2e_transforms.list_files import Place, checked, json_lines, placed, seconds, table, text_of
+from ge2e_transforms.list_files import Place, below, checked, json_lines, seconds, table, text_of
 from ge2e_transforms.tree_scan import AUDIO_ENDINGS, files_below, folder_of
 from ge2e_transforms.utterance import NO_ID, Utterance
 
@@ -68,7 +68,7 @@ def _clips(languages: Sequence[Path], lists: Sequence[str], splits: bool, namesp
                     continue
                 seen.add(row["path"])
                 yield Utterance(
-                    audio_path=placed(row["path"], language / "clips"),
+                    audio_path=below(place, row["path"], language / "clips"),
                     speaker_id=row["client_id"],
                     namespace=namespace,
                     utterance_id=row["path"].rpartition(".")[0] or row["path"],
@@ -127,8 +127,8 @@ def _by_metadata(folder: Path, tables: Sequence[Path], column: str, like: Uttera
                     f"{place}: expected a column of speakers, {' or '.join(wanted)}, got {', '.join(map(ascii, row))}; "
                     "--speaker_column names it"
                 )
-            audio = placed(text_of(place, row, "file_name"), path.parent)
-            name = str(Path(audio).relative_to(folder)) if Path(audio).is_relative_to(folder) else audio
+            audio = below(place, text_of(place, row, "file_name"), path.parent)
+            name = str(Path(audio).relative_to(folder))
             yield like._replace(
                 audio_path=audio,
                 speaker_id=text_of(place, row, *wanted),

@@ -116,7 +116,10 @@ def test_nothing_fits_writes_nothing(corpus: Path, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["vox"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["librispeech"], ["librispeech", "x"], ["pattern", "x", "-o", "m.csv"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["librispeech"], ["librispeech", "x"], ["pattern", "x", "-o", "m.csv"], ["kaldi", "x", "-o", "m.csv"]],
+)
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         ge2e(*arguments)
@@ -247,6 +250,10 @@ def test_rows_of_a_manifest_that_cannot_be_used_are_told(
     (tmp_path / "m.csv").write_text("audio_path,speaker_id\na.wav,s\nb.wav,\n")
     assert len(made(tmp_path, "list", str(tmp_path / "m.csv"))) == 1
     assert "1 of 2 rows cannot be used and are left out, first at byte 30: speaker_id is empty" in caplog.text
+    (tmp_path / "m.csv").write_text("audio_path,speaker_id\n")
+    with pytest.raises(ManifestError, match="there is no row to write"):
+        ge2e("list", str(tmp_path / "m.csv"), "-o", str(tmp_path / "none.csv"))
+    assert not (tmp_path / "none.csv").exists()
     with pytest.raises(ManifestError, match=r"no\.csv cannot be read"):
         made(tmp_path, "list", str(tmp_path / "no.csv"))
 

@@ -114,6 +114,10 @@ def test_common_voice_faults(italian: Path, tmp_path: Path) -> None:
     (italian / "dev.tsv").write_text("client\tpath\n")
     with pytest.raises(ManifestError, match=r"dev\.tsv, line 1: expected a column 'client_id'"):
         list(common_voice(italian))
+    for path in ("../../secret.mp3", "/etc/secret.mp3"):
+        (italian / "dev.tsv").write_text(f"client_id\tpath\naa\t{path}\n")
+        with pytest.raises(ManifestError, match=rf"dev\.tsv, line 2: '{path}' leads out of .*/it/clips"):
+            list(common_voice(italian))
     with pytest.raises(ManifestError, match="expected the folder of a language, with 'clips' in it"):
         common_voice(make(tmp_path / "other", "a/b.mp3"))
 
@@ -180,6 +184,9 @@ def test_audiofolder_faults(tmp_path: Path) -> None:
     with pytest.raises(
         ManifestError, match=r"metadata\.csv, line 4: the utterance '1\.wav' of speaker 'x' stands in line 2"
     ):
+        list(audiofolder(root, "label"))
+    (root / "metadata.csv").write_text("file_name,label\n../2/a.wav,x\n")
+    with pytest.raises(ManifestError, match=r"metadata\.csv, line 2: '\.\./2/a\.wav' leads out of"):
         list(audiofolder(root, "label"))
     (root / "metadata.csv").write_text("name,label\n1.wav,x\n")
     with pytest.raises(ManifestError, match=r"line 1: expected a column 'file_name'"):

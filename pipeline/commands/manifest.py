@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ge2e_transforms.archives import split_member
-from ge2e_transforms.errors import DataError
+from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.manifest import Utterance, write_manifest
 from ge2e_transforms.selection import Selection, select
 from ge2e_transforms.utterance import is_url
@@ -128,6 +128,8 @@ class _Totals:
             if row.session_id:
                 self.sessions.add((row.speaker_key, row.session_id))
             yield row
+        if not self.rows:
+            raise ManifestError("there is no row to write: expected a corpus, list or manifest that holds some")
 
     def __str__(self) -> str:
         counts = f"{self.rows} rows, {len(self.speakers)} speakers, {len(self.sessions)} sessions"

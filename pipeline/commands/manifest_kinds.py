@@ -51,7 +51,8 @@ def _of_lists() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False)
     root = "where relative paths of the list begin (default: the current folder; for NeMo the list's)"
     parser.add_argument("--root", default="", metavar="FOLDER", help=root)
-    parser.add_argument("--source", default="", metavar="NAME", help="name of the corpus (default: the folder's name)")
+    # The folders of lists are mostly called 'train' or 'data': equal ids of two corpora would become one speaker.
+    parser.add_argument("--source", required=True, metavar="NAME", help="name of the corpus")
     namespace = "what speaker ids count in; one for all corpora that share their speakers (default: the source)"
     parser.add_argument("--namespace", default="", metavar="NS", help=namespace)
     parser.add_argument("--split", default="", metavar="NAME", help="split of all rows (default: drawn later)")
@@ -205,7 +206,7 @@ examples:
 def _add_lhotse(kinds: Any, parents: _Parents) -> None:
     notes = """\
 examples:
-  ge2e manifest lhotse yesno_recordings_train.jsonl.gz yesno_supervisions_train.jsonl.gz -o yesno.csv
+  ge2e manifest lhotse yesno_recordings_train.jsonl.gz yesno_supervisions_train.jsonl.gz --source yesno -o y.csv
   ge2e manifest lhotse cuts.jsonl.gz --source yesno -o yesno.csv
 """
 
