@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from ge2e_transforms.archives import split_member
 from ge2e_transforms.errors import DataError, ManifestError
+from ge2e_transforms.manifest import decode_json
 from ge2e_transforms.manifest_lines import Lines, RowFault
 from ge2e_transforms.regular_files import open_regular
 from ge2e_transforms.utterance import Utterance, check_utterance, file_of, is_url, leads_out, shown
@@ -116,7 +116,7 @@ def json_lines(path: str | Path) -> Iterator[tuple[Place, dict[str, Any]]]:
     """The objects of JSON Lines; raises as `text_lines`, and for a line that is no JSON object."""
     for place, text in text_lines(path):
         try:
-            value = json.loads(text)
+            value = decode_json(text)
         except (ValueError, RecursionError) as error:
             raise ManifestError(
                 f"{place}: not JSON ({error}): expected one object a line, got {shown(text)}"
@@ -148,6 +148,9 @@ def table(path: str | Path, separators: str, needed: Sequence[str]) -> Iterator[
         fields = [field.strip() for field in fields]
         if not names:
             names = fields
+            doubled = [name for name in names if names.count(name) > 1]
+            if doubled:
+                raise ManifestError(f"{place}: the column {shown(doubled[0])} stands twice: expected each once")
             missing = [name for name in needed if name not in names]
             if missing:
                 raise ManifestError(f"{place}: expected a column {missing[0]!r}, got {shown(', '.join(names))}")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.list_files import ListOptions
@@ -209,6 +211,32 @@ def test_speechbrain_faults_have_a_line(corpus: Path, line: str, message: str) -
     path.write_text(f'ID,duration,wav,start,stop,spk_id\n"a",1,wav/c.flac,0,16000,s\n{line}\n')
     with pytest.raises(ManifestError, match=rf"train\.csv, line 3: .*{message}"):
         list(speechbrain(path, ListOptions(root=str(corpus))))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_a_line_holds_is_rows_or_a_named_error(corpus: Path, data: st.DataObject) -> None:
+    names = st.sampled_from(["key", "wav", "spk", "audio_filepath", "label", "offset", "duration", "x"])
+    texts = st.sampled_from(["wav/c.flac", "s", "", "\x1b", "\ud800", "a|"]) | st.text(max_size=5)
+    numbers = st.sampled_from([0, -1, 10**400, 1.5, float("nan"), True, None])
+    values = st.recursive(texts | numbers, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner))
+    row = data.draw(st.dictionaries(names, values, min_size=1) | values)
+    path = objects(corpus / "list.json", row)
+    for read in (wespeaker, nemo, speechbrain):
+        try:
+            assert all(row.speaker_id for row in read(path, ListOptions(root=str(corpus))))
+        except ManifestError as error:
+            assert str(error)
+
+
+def test_a_name_that_stands_twice(corpus: Path) -> None:
+    path = corpus / "list"
+    path.write_text('{"audio_filepath": "wav/c.flac", "label": "a", "label": "b"}')
+    with pytest.raises(ManifestError, match=r"line 1: not JSON \(a name comes twice among"):
+        list(nemo(path))
+    path.write_text("ID,wav,spk_id,wav\n")
+    with pytest.raises(ManifestError, match="line 1: the column 'wav' stands twice"):
+        list(speechbrain(path))
 
 
 def test_a_table_without_its_columns(corpus: Path) -> None:
