@@ -238,7 +238,7 @@ def checked(rows: Iterable[Utterance], relative_to: str) -> Iterator[Utterance]:
     Raises:
         ManifestError: a row may not be written, two rows of a speaker have one utterance id, or no audio is there.
     """
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str], Place] = {}
     missing: list[str] = []
     count = found = 0
     for row in rows:
@@ -248,11 +248,12 @@ def checked(rows: Iterable[Utterance], relative_to: str) -> Iterator[Utterance]:
         except DataError as error:
             raise ManifestError(f"{place}: {error}") from error
         key = row.speaker_key, row.utterance_id
-        if first.setdefault(key, row.position) != row.position:
+        if key in first:
             raise ManifestError(
-                f"{place}: the utterance {shown(row.utterance_id)} of speaker {shown(row.speaker_id)} stands in line "
+                f"{place}: the utterance {shown(row.utterance_id)} of speaker {shown(row.speaker_id)} stands in "
                 f"{first[key]} too: expected ids that are unique"
             )
+        first[key] = place
         size = None if is_url(row.audio_path) else _size(row.audio_path)
         if size is None and not is_url(row.audio_path):
             count += 1

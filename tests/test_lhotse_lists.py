@@ -143,7 +143,7 @@ def test_sources_that_are_refused(folder: Path, source: dict[str, Any], message:
         (supervision("s", "r", speaker=None), "expected text under 'speaker', got nothing"),
         (supervision("s", "r", duration=-1), "duration=-1: expected a number from 0 up"),
         (supervision("s", "r", start="x"), "start='x': expected a number"),
-        (supervision("s0", "r"), "the utterance 's0' of speaker 'ann' stands in line 1 too"),
+        (supervision("s0", "r"), r"the utterance 's0' of speaker 'ann' stands in .*s\.jsonl, line 1 too"),
         (supervision("s", "r", speaker="\u009b"), r"speaker_id='\\x9b': expected text without control"),
         (supervision("s", "r", channel=[]), "channels"),
     ],
@@ -155,6 +155,15 @@ def test_faults_of_supervisions_have_a_line(folder: Path, row: Any, message: str
     )
     with pytest.raises(ManifestError, match=rf"s\.jsonl, line 2: {message}"):
         rows(*lists)
+
+
+def test_an_id_in_two_lists(folder: Path) -> None:
+    recordings = written(folder / "r.jsonl", recording("r", "c.flac"))
+    lists = [written(folder / f"s{number}.jsonl", supervision("s", "r")) for number in range(2)]
+    with pytest.raises(
+        ManifestError, match=r"s1\.jsonl, line 1: the utterance 's' .* stands in .*s0\.jsonl, line 1 too"
+    ):
+        rows(recordings, *lists)
 
 
 def test_lists_that_are_not_enough(folder: Path) -> None:

@@ -182,7 +182,7 @@ def test_audiofolder_faults(tmp_path: Path) -> None:
     assert [row.speaker_id for row in audiofolder(root, "label")] == ["x"]
     (root / "metadata.csv").write_text("file_name,label\n1.wav,x\n2.wav,y\n1.wav,x\n")
     with pytest.raises(
-        ManifestError, match=r"metadata\.csv, line 4: the utterance '1\.wav' of speaker 'x' stands in line 2"
+        ManifestError, match=r"metadata\.csv, line 4: the utterance '1\.wav' of speaker 'x' stands in .*csv, line 2"
     ):
         list(audiofolder(root, "label"))
     (root / "metadata.csv").write_text("file_name,label\n../2/a.wav,x\n")
