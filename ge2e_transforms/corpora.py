@@ -2,70 +2,78 @@
 
 A scanner gives its rows in sorted order of their paths, with absolute paths and file sizes, and ends with a
 warning about audio that it left out, or with an error that shows what it found if nothing fits.
+
+Speaker ids count in the namespace of their population: corpora that share speakers share one.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
-import stat
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from ge2e_transforms.errors import DataError, ManifestError
+from ge2e_transforms.list_files import table
 from ge2e_transforms.manifest import Utterance, check_utterance
-from ge2e_transforms.utterance import NO_ID
+from ge2e_transforms.tree_scan import File, folder_of, matches
 
 _log = logging.getLogger(__name__)
 
-# Endings that libsndfile or FFmpeg decode; only used to tell forgotten audio from transcripts and the like.
-# fmt: off
-AUDIO_ENDINGS = (
-    ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".sph",
-    ".w64", ".wav", ".webm", ".wma",
-)
-# fmt: on
-_FIELDS = ("speaker", "session", "utterance", "subset", "split", "source", "any")
-_TOKEN = re.compile(r"\{([^{}]*)\}|(\*)|([^{}*]+)")
-_EXAMPLES = 5
-
 LIBRISPEECH_PATTERN = "{subset}/{speaker}/{session}/{speaker}-{session}-{any}.flac"
+LIBRITTS_PATTERN = "{subset}/{speaker}/{session}/{speaker}_{session}_{any}.wav"
+_VOXCELEB_PATTERNS = tuple(f"{{speaker}}/{{session}}/{{utterance}}{ending}" for ending in (".wav", ".m4a", ".flac"))
+_VOXCELEB_SET = re.compile(r"(?:vox[12]_)?(dev|test)(?:_(?:wav|aac))?")
+_VCTK_PATTERN = "{speaker}/{speaker}_{utterance}_mic{session}.flac"
+_VCTK_FOLDER = "wav48_silence_trimmed"
+# Names that a message lists.
+_SHOWN = 10
 
 
-class _File(NamedTuple):
-    path: str  # relative to the root
-    size: int | None  # None: a link without an end, or no regular file
-
-
-def librispeech(root: str | Path, splits: Mapping[str, str] | None = None) -> Iterator[Utterance]:
+def librispeech(
+    root: str | Path, splits: Mapping[str, str] | None = None, namespace: str = "libri"
+) -> Iterator[Utterance]:
     """Rows of LibriSpeech: `<subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac`.
 
-    The session is the chapter, the utterance id the file's stem, the namespace 'libri'.
+    The session is the chapter, the utterance id the file's stem. LibriTTS is cut from the same recordings, so both
+    count in the namespace 'libri'.
 
     Args:
         root: the folder of the subsets, the folder that `LibriSpeech/` was unpacked in, or one subset.
         splits: split of each subset, subsets that are not in it are left to be drawn; None, by the subsets'
             names: train*, dev* (split 'valid') and test* share no speaker, by design of the corpus.
+        namespace: what speaker ids count in.
 
     Raises:
         ManifestError: no such folder, or no file in it fits.
     """
-    folder = _folder(root)
-    if (folder / "LibriSpeech").is_dir():
-        folder = folder / "LibriSpeech"
+    return _libri(root, "LibriSpeech", LIBRISPEECH_PATTERN, splits, namespace)
+
+
+def libritts(
+    root: str | Path, splits: Mapping[str, str] | None = None, namespace: str = "libri"
+) -> Iterator[Utterance]:
+    """Rows of LibriTTS, as `librispeech`: `<subset>/<speaker>/<chapter>/<speaker>_<chapter>_<part>_<number>.wav`."""
+    return _libri(root, "LibriTTS", LIBRITTS_PATTERN, splits, namespace)
+
+
+def _libri(
+    root: str | Path, name: str, layout: str, splits: Mapping[str, str] | None, namespace: str
+) -> Iterator[Utterance]:
+    folder = folder_of(root)
+    if (folder / name).is_dir():
+        folder = folder / name
     one_subset = any(child.name.isdigit() and child.is_dir() for child in folder.iterdir())
-    layout = LIBRISPEECH_PATTERN.removeprefix("{subset}/") if one_subset else LIBRISPEECH_PATTERN
-    for file, fields in _matches(folder, layout):
+    for file, fields in matches(folder, [layout.removeprefix("{subset}/") if one_subset else layout]):
         subset = fields.get("subset", folder.name)
         yield Utterance(
             audio_path=f"{folder}/{file.path}",
             speaker_id=fields["speaker"],
-            namespace="libri",
+            namespace=namespace,
             utterance_id=Path(file.path).stem,
-            source="librispeech",
+            source=name.lower(),
             subset=subset,
             split=_split_by_name(subset) if splits is None else splits.get(subset, ""),
             session_id=fields["session"],
@@ -76,6 +84,129 @@ def librispeech(root: str | Path, splits: Mapping[str, str] | None = None) -> It
 def _split_by_name(subset: str) -> str:
     starts = {"train": "train", "dev": "valid", "test": "test"}
     return next((split for start, split in starts.items() if subset.startswith(start)), "")
+
+
+def voxceleb(
+    root: str | Path, version: int, table_path: str | Path = "", splits: bool = True, namespace: str = "voxceleb"
+) -> Iterator[Utterance]:
+    """Rows of VoxCeleb 1 or 2: `<speaker>/<video>/<number>` as .wav, .m4a or .flac, below any folders.
+
+    The session is the video, the utterance id `<video>/<number>`; of an utterance that is there in two formats the
+    first by path is taken. The set (dev, which is split 'train', or test) is that of the identity table, else the one
+    that a folder above names: `dev/wav`, `vox1_test_wav/wav`, `dev/aac`.
+
+    Args:
+        root: a folder with the sets, one of them, or their `wav` or `aac`.
+        version: 1 or 2, for the name of the source; no speaker is in both, and ids are of one population.
+        table_path: `vox1_meta.csv` or `vox2_meta.csv` as published, tab or comma separated; '' takes one of that name
+            that lies in the root.
+        splits: False leaves the splits to be drawn.
+        namespace: what speaker ids count in.
+
+    Raises:
+        ManifestError: no such folder, no file in it fits, or the table cannot be used.
+    """
+    folder = folder_of(root)
+    default = folder / f"vox{version}_meta.csv"
+    sets = _identities(table_path or default) if table_path or default.is_file() else {}
+    seen: set[tuple[str, str]] = set()
+    doubled = without = 0
+    unknown: set[str] = set()
+    for file, fields in matches(folder, _VOXCELEB_PATTERNS, anywhere=True, forms={"speaker": r"id\d{5}"}):
+        speaker, utterance = fields["speaker"], f"{fields['session']}/{fields['utterance']}"
+        if (speaker, utterance) in seen:
+            doubled += 1
+            continue
+        seen.add((speaker, utterance))
+        above = [folder.name, *fields["above"].split("/")]
+        found = [match[1] for match in map(_VOXCELEB_SET.fullmatch, above) if match]
+        subset = sets.get(speaker) or (found[-1] if found else "")
+        unknown |= {speaker} if sets and speaker not in sets else set()
+        without += not subset
+        yield Utterance(
+            audio_path=f"{folder}/{file.path}",
+            speaker_id=speaker,
+            namespace=namespace,
+            utterance_id=utterance,
+            source=f"voxceleb{version}",
+            subset=subset,
+            split={"dev": "train", "test": "test"}.get(subset, "") if splits else "",
+            session_id=fields["session"],
+            bytes=file.size,
+        )
+    _tell_voxceleb(folder, default.name, doubled, without if splits else 0, unknown)
+
+
+def _tell_voxceleb(folder: Path, name: str, doubled: int, without: int, unknown: set[str]) -> None:
+    if doubled:
+        _log.warning("%s: %d utterances are there in two formats, of which one is taken", folder, doubled)
+    if unknown:
+        _log.warning("%s: %d speakers are not in the identity table, first %s", folder, len(unknown), min(unknown))
+    if without:
+        _log.warning(
+            "%s: %d rows get no split, as no folder is named dev or test: give the root that holds them, or the "
+            "identity table %s by --table",
+            *(folder, without, name),
+        )
+
+
+def _identities(path: str | Path) -> dict[str, str]:
+    """Set of each speaker, from the columns `VoxCeleb? ID` and `Set`."""
+    found: dict[str, str] = {}
+    for where, row in table(path, "\t,", ["Set"]):
+        speaker = next((text for name, text in row.items() if name.startswith("VoxCeleb")), "")
+        if not re.fullmatch(r"id\d{5}", speaker) or row["Set"] not in ("dev", "test"):
+            raise ManifestError(
+                f"{where}: expected an id such as id10001 under 'VoxCeleb1 ID' or 'VoxCeleb2 ID' and dev or test under "
+                f"'Set', got {speaker!r} and {row['Set']!r}"
+            )
+        if speaker in found:
+            raise ManifestError(f"{where}: {speaker} stands here for the second time")
+        found[speaker] = row["Set"]
+    return found
+
+
+def vctk(root: str | Path, mic: int = 1, namespace: str = "vctk") -> Iterator[Utterance]:
+    """Rows of VCTK 0.92: `wav48_silence_trimmed/<speaker>/<speaker>_<number>_mic<1 or 2>.flac`.
+
+    Both microphones heard the same utterance, so one is taken and the id `<speaker>_<number>` does not name it.
+    Speakers that the other microphone alone recorded (p280 has no mic2) are told. Transcripts are not needed: p315 has
+    none.
+
+    Args:
+        root: the unpacked corpus, the folder that it was unpacked in, or `wav48_silence_trimmed`.
+        mic: 1 or 2.
+        namespace: what speaker ids count in.
+
+    Raises:
+        ManifestError: no such folder, no file in it fits, or none of this microphone.
+    """
+    folder = folder_of(root)
+    folder = next(
+        (path for path in (folder / _VCTK_FOLDER, folder / "VCTK-Corpus-0.92" / _VCTK_FOLDER) if path.is_dir()), folder
+    )
+    speakers: dict[str, Counter[str]] = defaultdict(Counter)
+    for file, fields in matches(folder, [_VCTK_PATTERN], forms={"session": "[12]"}):
+        speaker = fields["speaker"]
+        speakers[speaker][fields["session"]] += 1
+        if fields["session"] == str(mic):
+            yield Utterance(
+                audio_path=f"{folder}/{file.path}",
+                speaker_id=speaker,
+                namespace=namespace,
+                utterance_id=f"{speaker}_{fields['utterance']}",
+                source="vctk",
+                subset=f"mic{mic}",
+                bytes=file.size,
+            )
+    missing = sorted(speaker for speaker, mics in speakers.items() if str(mic) not in mics)
+    if len(missing) == len(speakers):
+        raise ManifestError(f"{folder}: no recording of mic{mic}, only of mic{3 - mic}: take --mic {3 - mic}")
+    if missing:
+        names = ", ".join(missing[:_SHOWN])
+        _log.warning(
+            "%s: %d speakers were not recorded by mic%d and are left out: %s", folder, len(missing), mic, names
+        )
 
 
 def pattern(root: str | Path, pattern: str, source: str = "", namespace: str = "") -> Iterator[Utterance]:
@@ -98,10 +229,10 @@ def pattern(root: str | Path, pattern: str, source: str = "", namespace: str = "
         ManifestError: the pattern cannot be used, no such folder, no file fits, or a folder's name cannot be a
             split or a source.
     """
-    folder = _folder(root)
+    folder = folder_of(root)
     if source and "{source}" in pattern:
         raise ManifestError(f"source {source!r} and {{source}} in the pattern {pattern!r}: expected one of them")
-    for file, fields in _matches(folder, pattern):
+    for file, fields in matches(folder, [pattern]):
         row = _row(folder, file, fields, source, namespace)
         try:
             check_utterance(row)
@@ -110,7 +241,7 @@ def pattern(root: str | Path, pattern: str, source: str = "", namespace: str = "
         yield row
 
 
-def _row(folder: Path, file: _File, fields: Mapping[str, str], source: str, namespace: str) -> Utterance:
+def _row(folder: Path, file: File, fields: Mapping[str, str], source: str, namespace: str) -> Utterance:
     source = fields.get("source") or source or folder.name
     session = fields.get("session", "")
     utterance = fields.get("utterance", "")
@@ -126,112 +257,3 @@ def _row(folder: Path, file: _File, fields: Mapping[str, str], source: str, name
         session_id=session,
         bytes=file.size,
     )
-
-
-def _folder(root: str | Path) -> Path:
-    folder = Path(os.path.abspath(root))  # noqa: PTH100 (a link's name may be the corpus's name)
-    if not folder.is_dir():
-        what = "not a folder" if folder.exists() else "not there"
-        raise ManifestError(f"{root} is {what}: expected the folder that holds the corpus")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise ManifestError(f"{root} may not be read: expected a folder that this user may list")
-    return folder
-
-
-def _compile(layout: str) -> re.Pattern[str]:
-    """The pattern as a regular expression for a path relative to the root."""
-    components = layout.split("/")
-    if {"", ".", ".."} & set(components) or "**" in layout:
-        raise ManifestError(
-            f"pattern {layout!r} cannot be used: expected names and fields between single '/', relative to the "
-            "corpus folder, without '.', '..' and '**'; write one {any} per folder between"
-        )
-    seen: set[str] = set()
-    regex = ""
-    for name, star, text in _TOKEN.findall(layout):
-        if star:
-            regex += "[^/]*"
-        elif text:
-            regex += re.escape(text)
-        elif name == "any":
-            regex += "[^/]+?"
-        else:
-            regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
-            seen.add(name)
-    return re.compile(regex, re.DOTALL)
-
-
-def _matches(folder: Path, layout: str) -> Iterator[tuple[_File, dict[str, str]]]:
-    _check_fields(layout)
-    regex = _compile(layout)
-    fits = 0
-    others: list[str] = []
-    others_count = 0
-    for file in _files(str(folder), "", layout.count("/"), frozenset()):
-        match = regex.fullmatch(file.path) if file.size is not None and not NO_ID.search(file.path) else None
-        if match:
-            fits += 1
-            yield file, match.groupdict()
-        elif file.path.lower().endswith(AUDIO_ENDINGS):
-            others_count += 1
-            others += [ascii(file.path)] if len(others) < _EXAMPLES else []
-    if not fits:
-        raise ManifestError(_nothing_fits(folder, layout, others_count, others))
-    if others_count:
-        _log.warning(
-            "%s: %d audio files do not fit %s and are left out, first %s", folder, others_count, layout, others[0]
-        )
-
-
-def _check_fields(layout: str) -> None:
-    names = re.findall(r"\{([^{}]*)\}", layout)
-    unknown = sorted(set(names) - set(_FIELDS))
-    if unknown or "speaker" not in names or re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", layout)):
-        known = ", ".join(f"{{{name}}}" for name in _FIELDS)
-        got = f"unknown {', '.join(unknown)}" if unknown else "no {speaker}, or a brace without its other one"
-        raise ManifestError(f"pattern {layout!r} cannot be used: expected {{speaker}} and others of {known}; got {got}")
-
-
-def _nothing_fits(folder: Path, layout: str, count: int, examples: list[str]) -> str:
-    example = re.sub(r"\{([^{}]*)\}", lambda field: field[1].upper(), layout)
-    needed = (
-        f"{folder}: no file fits {layout!r}, which needs paths such as {example}, below {layout.count('/')} folder(s)"
-    )
-    if not count:
-        return f"{needed}; there is no audio at all below it (looked for {' '.join(AUDIO_ENDINGS)}): check the folder"
-    return f"{needed}. Found {count} audio files: {', '.join(examples)}{', ...' if count > len(examples) else ''}. " + (
-        "Check the folder, or write the pattern so that it describes these paths"
-    )
-
-
-def _files(folder: str, prefix: str, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[_File]:
-    """All files below a folder, sorted by path components.
-
-    Links to folders are followed as deep as the pattern reaches, never into a folder that they are in.
-    """
-    try:
-        here = Path(folder).stat()
-        with os.scandir(folder) as listing:
-            entries = sorted((entry for entry in listing if entry.name[0] != "."), key=lambda entry: entry.name)
-        found = [(entry, _status(entry)) for entry in entries]
-    except OSError as error:
-        raise ManifestError(f"{folder} cannot be listed ({error}): expected a folder that may be read") from error
-    inside = above | {(here.st_dev, here.st_ino)}
-    if inside == above:
-        return
-    for entry, status in found:
-        if status is None or not stat.S_ISDIR(status.st_mode):
-            size = status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
-            yield _File(prefix + entry.name, size)
-        elif depth > 0 or not entry.is_symlink():
-            yield from _files(entry.path, f"{prefix}{entry.name}/", depth - 1, inside)
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What is behind an entry; None behind a link that leads nowhere or to itself."""
-    try:
-        return entry.stat()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return None
-        raise

@@ -55,6 +55,10 @@ class StorageError(Ge2eError, OSError):
     """The output cannot take what is written to it: no space left, no permission."""
 
 
+class DownloadError(Ge2eError, RuntimeError):
+    """A corpus cannot be fetched: the server refuses, a checksum is wrong, there is no room."""
+
+
 class DiskError(OSError):
     """A local disk failed, when it was tried again too.
 

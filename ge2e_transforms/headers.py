@@ -20,7 +20,7 @@ from ge2e_transforms.decoders import Encoded, Header, header_of_any
 from ge2e_transforms.errors import CorruptAudioError, DataError, DiskError, EmptyAudioError
 from ge2e_transforms.regular_files import open_regular
 
-__all__ = ["Header", "OpenHeader", "read_header", "read_headers"]
+__all__ = ["Header", "OpenHeader", "open_local", "read_header", "read_headers"]
 
 # Opens a recording by its location for a `with` block: its encoded bytes, seekable. DataError is let out of it.
 OpenHeader: TypeAlias = Callable[[str], AbstractContextManager[BinaryIO]]

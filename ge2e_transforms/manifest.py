@@ -140,12 +140,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # Of two values for one name programs take the one or the other.
-_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+decode_json = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def _json_values(text: str, unknown: set[str]) -> tuple[Sequence[Any], str]:
     try:
-        row = _decode(text)
+        row = decode_json(text)
         if not isinstance(row, dict):
             return _NOTHING, f"expected a JSON object, got {shown(text.strip())}"
         pick, others = _columns(tuple(row))

@@ -183,7 +183,7 @@ def utterance(values: Sequence[str], manifest: str, position: int) -> Utterance:
     )
     row = Utterance._make((*texts, *numbers, manifest, position))
     check_utterance(row)
-    return row if name else _with_default_id(row)
+    return row if name else with_default_id(row)
 
 
 def plain_utterances(
@@ -222,7 +222,7 @@ def plain_utterances(
     texts_of_rows = (path, speaker, namespace, name, source, subset, split, session)
     values = zip(*texts_of_rows, channel, offset_s, duration_s, size, itertools.repeat(manifest), positions)
     rows = list(map(row_of, values))
-    return [row if row.utterance_id else _with_default_id(row) for row in rows] if "" in texts[3] else rows
+    return [row if row.utterance_id else with_default_id(row) for row in rows] if "" in texts[3] else rows
 
 
 def _plain_numbers(column: Sequence[str], whole: bool) -> Sequence[float | int | None]:
@@ -247,7 +247,8 @@ def _plain_numbers(column: Sequence[str], whole: bool) -> Sequence[float | int |
     return [next(present) if text else None for text in column]
 
 
-def _with_default_id(row: Utterance) -> Utterance:
+def with_default_id(row: Utterance) -> Utterance:
+    """The row with the utterance id that `Utterance` gives by default."""
     name = row.audio_path
     if row.offset_s is not None:
         name += f"@{row.offset_s!r}" if row.duration_s is None else f"@{row.offset_s!r}+{row.duration_s!r}"

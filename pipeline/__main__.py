@@ -28,6 +28,7 @@ from pipeline.flags import split_arguments
 
 # What each command is for; its module is the one of its name in `pipeline.commands`.
 COMMANDS = {
+    "download": "fetch a corpus: LibriSpeech",
     "manifest": "a folder of speech, or the lists of another toolkit, to a manifest",
     "plan": "what a job would make, need and take, before it is run",
     "doctor": "try what a job needs on the workers of a runner",

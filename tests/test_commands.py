@@ -306,7 +306,7 @@ def test_a_quiet_run_says_nothing(manifest: Path, tmp_path: Path, capsys: pytest
 
 def test_the_table_of_commands_is_complete() -> None:
     files = {path.stem for path in (Path(program.__file__).parent / "commands").glob("*.py")}
-    shared = {"__init__", "grow", "terminal"}
+    shared = {"__init__", "grow", "manifest_kinds", "terminal"}
     assert {name.replace("-", "_") for name in program.COMMANDS} == files - shared
 
 

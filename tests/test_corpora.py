@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from ge2e_transforms.corpora import librispeech, pattern
+from ge2e_transforms.corpora import librispeech, libritts, pattern, vctk, voxceleb
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.manifest import Utterance
 
@@ -268,3 +269,167 @@ def test_order_is_by_folder_then_name(tmp_path: Path) -> None:
     assert paths(list(pattern(root, "{speaker}/{utterance}.wav")), root) == [
         "a/1.wav", "a/10.wav", "a/2.wav", "a-/1.wav", "b/1.wav",
     ]  # fmt: skip
+
+
+def test_libritts_shares_the_population_of_librispeech(tmp_path: Path) -> None:
+    make(tmp_path, "LibriTTS/train-clean-100/103/1240/103_1240_000000_000001.wav", "LibriTTS/SPEAKERS.txt")
+    (row,) = libritts(tmp_path)
+    assert row[1:8] == ("103", "libri", "103_1240_000000_000001", "libritts", "train-clean-100", "train", "1240")
+
+
+VOX1 = (
+    "dev/wav/id10001/1zcIwhmdeo4/00001.wav",
+    "dev/wav/id10001/1zcIwhmdeo4/00002.wav",
+    "dev/wav/id10001/7gWzIy6yIIk/00001.wav",
+    "test/wav/id10270/5r0dWxy17C8/00001.wav",
+)
+META = """VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet
+id10001\tA.J._Buckley\tm\tIreland\tdev
+id10270\tEartha_Kitt\tf\tUSA\ttest
+"""
+
+
+def test_voxceleb1_rows_are_pinned(tmp_path: Path) -> None:
+    rows = list(voxceleb(make(tmp_path, *VOX1, "dev/txt/id10001/1zcIwhmdeo4/00001.txt"), 1))
+    assert rows == [
+        Utterance(f"{tmp_path}/{path}", speaker, "voxceleb", key, "voxceleb1", subset, split, session, bytes=size)
+        for size, (path, speaker, key, subset, split, session) in enumerate(
+            [
+                (VOX1[0], "id10001", "1zcIwhmdeo4/00001", "dev", "train", "1zcIwhmdeo4"),
+                (VOX1[1], "id10001", "1zcIwhmdeo4/00002", "dev", "train", "1zcIwhmdeo4"),
+                (VOX1[2], "id10001", "7gWzIy6yIIk/00001", "dev", "train", "7gWzIy6yIIk"),
+                (VOX1[3], "id10270", "5r0dWxy17C8/00001", "test", "test", "5r0dWxy17C8"),
+            ]
+        )
+    ]
+    assert {row.split for row in voxceleb(tmp_path, 1, splits=False)} == {""}
+
+
+def test_voxceleb2_as_m4a(tmp_path: Path) -> None:
+    make(tmp_path, "dev/aac/id00012/21Uxsk56VDQ/00001.m4a", "vox2_test_aac/aac/id00017/01dfn2spqyE/00001.m4a")
+    rows = list(voxceleb(tmp_path, 2))
+    assert [(row.speaker_key, row.source, row.split) for row in rows] == [
+        ("voxceleb/id00012", "voxceleb2", "train"),
+        ("voxceleb/id00017", "voxceleb2", "test"),
+    ]
+
+
+@pytest.mark.parametrize("root", ["", "dev", "dev/wav"])
+def test_voxceleb_from_any_of_its_folders(tmp_path: Path, root: str) -> None:
+    make(tmp_path / "of-dev", *VOX1[:3])
+    rows = list(voxceleb(tmp_path / "of-dev" / root, 1))
+    assert [row.audio_path for row in rows] == [f"{tmp_path}/of-dev/{path}" for path in VOX1[:3]]
+    # The name of the root tells the set, if it is one; what lies above the root does not.
+    assert {row.split for row in rows} == {"" if root == "dev/wav" else "train"}
+
+
+def test_voxceleb_without_sets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "wav/id10001/1zcIwhmdeo4/00001.wav", "wav/id10270/5r0dWxy17C8/00001.wav")
+    assert [row.split for row in voxceleb(tmp_path, 1)] == ["", ""]
+    assert "2 rows get no split, as no folder is named dev or test" in caplog.text
+    caplog.clear()
+    (tmp_path / "vox1_meta.csv").write_text(META)
+    assert [row.split for row in voxceleb(tmp_path, 1)] == ["train", "test"]
+    assert caplog.records == []
+
+
+def test_voxceleb_identity_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That of VoxCeleb2 is published with commas, and spaces before them."""
+    make(tmp_path / "c", "aac/id00012/v/00001.m4a", "aac/id00015/v/00001.m4a")
+    meta = tmp_path / "vox2_meta.csv"
+    meta.write_text("VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \nid00012 ,n000012 ,m ,dev \n")
+    assert [row.split for row in voxceleb(tmp_path / "c", 2, meta)] == ["train", ""]
+    assert "1 speakers are not in the identity table, first id00015" in caplog.text
+    meta.write_text("VoxCeleb2 ID\tSet\nid12\tdev\n")
+    with pytest.raises(ManifestError, match=r"vox2_meta\.csv, line 2: expected an id such as id10001"):
+        list(voxceleb(tmp_path / "c", 2, meta))
+    meta.write_text("VoxCeleb2 ID\tSet\nid00012\tdev\nid00012\tdev\n")
+    with pytest.raises(ManifestError, match="line 3: id00012 stands here for the second time"):
+        list(voxceleb(tmp_path / "c", 2, meta))
+    with pytest.raises(ManifestError, match=r"no\.csv cannot be read \(No such file"):
+        list(voxceleb(tmp_path / "c", 2, tmp_path / "no.csv"))
+
+
+def test_voxceleb_takes_one_of_two_formats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "dev/aac/id00012/v/00001.m4a", "dev/wav/id00012/v/00001.wav", "dev/wav/id00012/v/00002.wav")
+    assert paths(list(voxceleb(tmp_path, 2)), tmp_path) == [
+        "dev/aac/id00012/v/00001.m4a",
+        "dev/wav/id00012/v/00002.wav",
+    ]
+    assert "1 utterances are there in two formats" in caplog.text
+
+
+def test_other_trees_are_no_voxceleb(tmp_path: Path) -> None:
+    with pytest.raises(
+        ManifestError, match=r"no file fits '\{speaker\}/\{session\}/\{utterance\}\.wav' or .*form id.d"
+    ):
+        list(voxceleb(make(tmp_path, "noise/free-sound/noise-0001.wav"), 1))
+
+
+VCTK = (
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/p225/p225_001_mic1.flac",
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/p225/p225_001_mic2.flac",
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/p280/p280_001_mic1.flac",
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/p315/p315_001_mic1.flac",
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/s5/s5_001_mic1.flac",
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/s5/s5_001_mic2.flac",
+    "VCTK-Corpus-0.92/wav48_silence_trimmed/log.txt",
+    "VCTK-Corpus-0.92/txt/p225/p225_001.txt",
+    "VCTK-Corpus-0.92/speaker-info.txt",
+)
+
+
+def test_vctk_rows_are_pinned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, *VCTK)
+    rows = list(vctk(tmp_path))
+    assert rows == [
+        Utterance(f"{tmp_path}/{VCTK[size]}", speaker, "vctk", f"{speaker}_001", "vctk", "mic1", bytes=size)
+        for size, speaker in [(0, "p225"), (2, "p280"), (3, "p315"), (4, "s5")]
+    ]
+    assert caplog.records == []
+    assert list(vctk(tmp_path / "VCTK-Corpus-0.92")) == rows
+    assert list(vctk(tmp_path / "VCTK-Corpus-0.92" / "wav48_silence_trimmed")) == rows
+
+
+def test_vctk_of_the_other_microphone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = list(vctk(make(tmp_path, *VCTK), mic=2))
+    assert [(row.speaker_id, row.utterance_id, row.subset) for row in rows] == [
+        ("p225", "p225_001", "mic2"),
+        ("s5", "s5_001", "mic2"),
+    ]
+    assert "2 speakers were not recorded by mic2 and are left out: p280, p315" in caplog.text
+    alone = make(tmp_path / "alone", "p280/p280_001_mic1.flac")
+    with pytest.raises(ManifestError, match=r"no recording of mic2, only of mic1: take --mic 1"):
+        list(vctk(alone, mic=2))
+
+
+@pytest.mark.parametrize(
+    ("found", "fits"),
+    [
+        (("a/1.ogg", "b/1.ogg"), "{speaker}/{utterance}.ogg fits 2 of the first 2"),
+        (
+            ("w/a b/x/1.WAV", "w/c/x/1.WAV", "w/notes.mp3"),
+            "w/{speaker}/{session}/{utterance}.WAV fits 2 of the first 3",
+        ),
+        (("ann_1.wav", "bob_1.wav"), "{speaker}_{utterance}.wav fits 2 of the first 2"),
+    ],
+)
+def test_nothing_fits_proposes_a_pattern_that_does(tmp_path: Path, found: tuple[str, ...], fits: str) -> None:
+    root = make(tmp_path / "my corpus", *found)
+    for scan in (pattern(root, "{speaker}/{session}/{any}/{utterance}.flac"), librispeech(root), voxceleb(root, 1)):
+        with pytest.raises(ManifestError) as caught:
+            list(scan)
+        assert fits in str(caught.value)
+        command = str(caught.value).rpartition("To use it: ")[2]
+        _, _, kind, where, _, layout, *_ = shlex.split(command)
+        assert kind == "pattern"
+        assert len(list(pattern(where, layout))) >= 2
+
+
+def test_a_tree_that_is_a_trap(tmp_path: Path) -> None:
+    folder = tmp_path
+    for _ in range(210):
+        folder /= "d"
+    folder.mkdir(parents=True)
+    with pytest.raises(ManifestError, match="lies below more than 200 folders"):
+        list(pattern(tmp_path, "{speaker}.wav"))

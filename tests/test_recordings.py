@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ge2e_transforms import stores
 from ge2e_transforms.errors import MissingAudioError, StorageError, UnreadableAudioError
 from ge2e_transforms.headers import Header, read_headers
 from pipeline import recordings
+from pipeline.commands import manifest
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +174,14 @@ def test_headers_of_archives_and_stores(s3: S3Server, tmp_path: Path) -> None:
     assert found == [Header(10.0, 16000, 1, "WAV PCM_16")] * 3
     assert isinstance(missing, MissingAudioError)
     assert isinstance(no_member, MissingAudioError)
+
+
+def test_a_manifest_of_a_store_gets_durations(s3: S3Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    s3.put("audio/d.wav", synth.encoded(synth.speechlike(1, 2.5), 16000))
+    s3.put("audio/m.csv", b"audio_path,speaker_id\nd.wav,s\n")
+    parser = argparse.ArgumentParser()
+    manifest.add_arguments(parser.add_subparsers())
+    args = parser.parse_args(["manifest", "list", url("m.csv"), "--headers", "-o", str(tmp_path / "m.csv")])
+    assert manifest.command(args) == 0
+    _, row = (tmp_path / "m.csv").read_text().splitlines()
+    assert row == f"{url('d.wav')},s,unnamed,d.wav,unnamed,,,,,,2.5,"

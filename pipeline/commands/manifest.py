@@ -1,75 +1,94 @@
-"""`ge2e manifest`: a folder of speech to a manifest."""
+"""`ge2e manifest`: folders of speech and lists of other toolkits to manifests, or a part of manifests to another.
+
+What may be read stands in `manifest_kinds`; here is what all kinds share: selection, durations, output.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from ge2e_transforms import corpora
+from ge2e_transforms.archives import split_member
+from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.manifest import Utterance, write_manifest
+from ge2e_transforms.selection import Selection, select
+from ge2e_transforms.utterance import is_url
+from pipeline.commands import manifest_kinds
+
+_log = logging.getLogger(__name__)
 
 _STANDARD_OUTPUT = "-"
-_LIBRISPEECH_EXAMPLES = """\
-examples:
-  ge2e manifest librispeech /corpora/LibriSpeech -o librispeech.csv
-  ge2e manifest librispeech /corpora/LibriSpeech/train-clean-100 --no-splits -o part.csv.gz
-"""
-_PATTERN_EXAMPLES = """\
-fields: {speaker} (needed), {session}, {utterance}, {subset}, {split}, {source}, and {any} for what does not
-matter; * stands for any characters within a name. A field takes as few characters as will do.
-
-examples:
-  ge2e manifest pattern /corpora/vox1/wav --pattern '{speaker}/{session}/{utterance}.wav' -o vox1.csv
-  ge2e manifest pattern /corpora/vctk --source vctk --pattern '*/{speaker}/{speaker}_{utterance}_mic1.flac' -o vctk.csv
-"""
+_SHOWN = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The parsers of the kinds of corpora."""
-    kinds = parser.add_subparsers(title="corpora", required=True, metavar="CORPUS")
+    """The parsers of the kinds of corpora and lists."""
+    kinds = parser.add_subparsers(title="corpora and lists", required=True, metavar="KIND")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("root", metavar="ROOT", help="folder that holds the corpus")
     output_help = "manifest to write: .csv, .csv.gz, or - for standard output"
     shared.add_argument("-o", "--output", required=True, metavar="FILE", help=output_help)
-    _add_librispeech(kinds, shared)
-    _add_pattern(kinds, shared)
+    headers_help = "fill in durations by reading the headers of the audio, which makes shards of equal size"
+    shared.add_argument("--headers", action="store_true", help=headers_help)
+    part = shared.add_argument_group("a part of it (draws follow from names: a larger one holds every smaller one)")
+    part.add_argument("--subset", action="append", default=[], metavar="NAME", help="this subset; may be repeated")
+    least = "leave out speakers with fewer utterances"
+    part.add_argument("--min_utterances", type=int, default=0, metavar="K", help=least)
+    most = "at most K utterances of each speaker, drawn, as the first files are mostly of one session"
+    part.add_argument("--max_utterances", type=int, default=0, metavar="K", help=most)
+    few = "at most K speakers, drawn: for a quick trial"
+    part.add_argument("--limit_speakers", type=int, default=0, metavar="K", help=few)
+    manifest_kinds.add_kinds(kinds, shared)
+    parser.set_defaults(command=command)
 
 
-def _add_kind(kinds: Any, shared: argparse.ArgumentParser, name: str, text: str, examples: str) -> Any:
-    formatter = argparse.RawDescriptionHelpFormatter
-    return kinds.add_parser(
-        name, parents=[shared], help=text, description=text, epilog=examples, formatter_class=formatter
-    )
+def command(args: argparse.Namespace) -> int:
+    """Writes the manifest that the arguments describe."""
+    selection = Selection(tuple(args.subset), args.min_utterances, args.max_utterances, args.limit_speakers)
+    rows: Iterable[Utterance] = args.rows(args)
+    if selection != Selection():
+        rows = select(rows, selection)
+    if args.headers:
+        rows = _with_durations(list(rows))
+    return _write(args.output, rows)
 
 
-def _add_librispeech(kinds: Any, shared: argparse.ArgumentParser) -> None:
-    parser = _add_kind(kinds, shared, "librispeech", "LibriSpeech as it is unpacked", _LIBRISPEECH_EXAMPLES)
-    no_splits = "leave the splits to the pipeline (else train-*, dev-* and test-* become train, valid and test)"
-    parser.add_argument("--no-splits", action="store_true", help=no_splits)
-    parser.set_defaults(command=librispeech)
+def _with_durations(rows: Sequence[Utterance]) -> Iterator[Utterance]:
+    """The rows, those of whole recordings with the duration that the header states, where none is there yet."""
+    from tqdm import tqdm
+
+    from ge2e_transforms import headers
+
+    wanted = [row.location for row in rows if _lacks_duration(row)]
+    open_header = headers.open_local
+    if any(is_url(location) or split_member(location) for location in wanted):
+        from pipeline import recordings  # it imports Beam
+
+        open_header = recordings.open_header
+    found = headers.read_headers(wanted, open_header=open_header)
+    shown = tqdm(found, "headers", len(wanted), unit="file", leave=False, disable=not sys.stderr.isatty())
+    stated = iter(shown)
+    faults: list[DataError] = []
+    for row in rows:
+        header = next(stated) if _lacks_duration(row) else None
+        if isinstance(header, DataError):
+            faults.append(header)
+        yield row._replace(duration_s=round(header.seconds, 6)) if isinstance(header, headers.Header) else row
+    shown.close()
+    if faults:
+        _log.warning(
+            "%d of %d recordings cannot be used; they stay in the manifest, without a duration: %s%s",
+            *(len(faults), len(wanted), "; ".join(map(str, faults[:_SHOWN])), "; ..." if faults[_SHOWN:] else ""),
+        )
 
 
-def _add_pattern(kinds: Any, shared: argparse.ArgumentParser) -> None:
-    parser = _add_kind(kinds, shared, "pattern", "any tree of files, by a pattern of their paths", _PATTERN_EXAMPLES)
-    parser.add_argument("--pattern", required=True, help="paths below ROOT, such as '{speaker}/{utterance}.wav'")
-    parser.add_argument("--source", default="", metavar="NAME", help="name of the corpus (default: ROOT's name)")
-    namespace = "what speaker ids count in; one for all corpora that share their speakers (default: the source)"
-    parser.add_argument("--namespace", default="", metavar="NS", help=namespace)
-    parser.set_defaults(command=pattern)
+def _lacks_duration(row: Utterance) -> bool:
+    return row.duration_s is None and row.offset_s is None
 
 
-def librispeech(args: argparse.Namespace) -> int:
-    return _write(args.output, corpora.librispeech(args.root, splits={} if args.no_splits else None))
-
-
-def pattern(args: argparse.Namespace) -> int:
-    return _write(args.output, corpora.pattern(args.root, args.pattern, args.source, args.namespace))
-
-
-def _write(output: str, rows: Iterator[Utterance]) -> int:
+def _write(output: str, rows: Iterable[Utterance]) -> int:
     totals = _Totals()
     if output != _STANDARD_OUTPUT:
         write_manifest(output, totals.counted(rows))
@@ -88,20 +107,30 @@ class _Totals:
     """What passes by on its way into a manifest."""
 
     def __init__(self) -> None:
-        self.rows = 0
-        self.bytes = 0
+        self.rows = self.bytes = self.timed = 0
+        self.seconds = 0.0
         self.speakers: set[str] = set()
         self.sessions: set[tuple[str, str]] = set()
+        self.cut: set[str] = set()  # recordings of which rows are pieces
 
-    def counted(self, rows: Iterator[Utterance]) -> Iterator[Utterance]:
+    def counted(self, rows: Iterable[Utterance]) -> Iterator[Utterance]:
         for row in rows:
             self.rows += 1
-            self.bytes += row.bytes or 0
+            if row.offset_s is None or row.location not in self.cut:
+                self.bytes += row.bytes or 0
+            if row.offset_s is not None:
+                self.cut.add(row.location)
+            self.timed += row.duration_s is not None
+            self.seconds += row.duration_s or 0.0
             self.speakers.add(row.speaker_key)
             if row.session_id:
                 self.sessions.add((row.speaker_key, row.session_id))
             yield row
+        if not self.rows:
+            raise ManifestError("there is no row to write: expected a corpus, list or manifest that holds some")
 
     def __str__(self) -> str:
         counts = f"{self.rows} rows, {len(self.speakers)} speakers, {len(self.sessions)} sessions"
-        return f"{counts}, {self.bytes / 1e6:.1f} MB of audio"
+        sizes = f"{counts}, {self.bytes / 1e6:.1f} MB of audio"
+        of = f" in the {self.timed} rows with a duration" if self.timed < self.rows else ""
+        return f"{sizes}, {self.seconds / 3600:.2f} h{of}" if self.timed else sizes
