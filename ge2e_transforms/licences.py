@@ -29,6 +29,7 @@ UNKNOWN = Licence("", "unknown", "unknown", "look it up where the corpus came fr
 _VOXCELEB = "of the lists and metadata; the audio is of videos whose makers keep their rights, so features of it, too"
 _KNOWN = {
     "librispeech": Licence("LibriSpeech", "CC BY 4.0", "cc-by-4.0", "readings of books in the public domain"),
+    "libritts": Licence("LibriTTS", "CC BY 4.0", "cc-by-4.0", "readings of books in the public domain"),
     "vctk": Licence("VCTK", "CC BY 4.0", "cc-by-4.0", "as of version 0.92"),
     "voxceleb": Licence("VoxCeleb", "CC BY 4.0 (metadata)", "other", _VOXCELEB),
     "voxceleb1": Licence("VoxCeleb1", "CC BY 4.0 (metadata)", "other", _VOXCELEB),
@@ -40,8 +41,12 @@ _KNOWN = {
 
 
 def licence_of(source: str) -> Licence:
-    """The licence of a source; case and `_`, `-`, `.` and spaces in its name do not matter."""
-    return _KNOWN.get(re.sub(r"[\s_.-]+", "", source.casefold()), UNKNOWN)
+    """The licence of a source; case and `_`, `-`, `.` and spaces in its name do not matter.
+
+    `ge2e manifest common_voice` has a source for each language.
+    """
+    name = re.sub(r"[\s_.-]+", "", source.casefold())
+    return _KNOWN.get("commonvoice" if name.startswith("commonvoice") else name, UNKNOWN)
 
 
 def identifier_of(sources: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ Blocks of a page run one after the other in a folder that holds a dataset `featu
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import warnings
@@ -130,8 +131,7 @@ OURS = [(page, words) for page, words in COMMANDS if words[0] == "ge2e"]
 @pytest.mark.parametrize(("page", "words"), OURS, ids=[f"{page.stem}-{'-'.join(words[1:3])}" for page, words in OURS])
 def test_every_command_is_one(page: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """With a flag that no command has, the program must complain of that flag alone."""
-    if "--" in words:
-        words = words[: words.index("--")]
+    words = list(itertools.takewhile(lambda word: word not in ("--", ">"), words))
     with pytest.raises(SystemExit) as stopped:
         main([*words[1:], "--no-such-flag"])
     assert stopped.value.code == 2
