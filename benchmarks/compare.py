@@ -36,7 +36,10 @@ _MORE = re.compile(
     r"x_real_time(_.*)?|.*_x_real_time|.*_per_(core_)?s|.*_a_second"
     r"|first_epoch(_whole)?|later_epochs|to_decode|to_library"
 )
-_LESS = re.compile(r"seconds\b.*|seconds_.*|.*_seconds|.*_(s|ms|mib)|us_per_row|ms_an_hour|times_decode")
+_LESS = re.compile(
+    r"seconds\b.*|seconds_.*|.*_seconds|.*_(s|ms|mib)|us_per_row|ms_an_hour|times_decode"
+    r"|largest_difference|all_but_one_in_\d+"
+)
 _SKIPPED = re.compile(r"about|goals|load_before|rounds(_.*)?|audio_s|voiced_s|.*bytes.*")
 _IDENTIFYING = ("rows", "records", "members", "speakers", "utterances", "manifests", "workers", "times", "cores")
 _LEAST = 0.02

@@ -482,7 +482,7 @@ def steps(root: Path, rows: int) -> dict[str, Callable[[], object]]:
         ),
         "coverage": lambda: loader(batch_sources="single").coverage("train"),
         "verify": lambda: vars(verify(Dataset.open(root))),
-        "inspect": lambda: inspect.command(argparse.Namespace(dataset=str(root))),
+        "inspect": lambda: inspect.command(argparse.Namespace(dataset=str(root), json=False)),
         "tf.data": lambda: _digest(
             array.numpy()
             for batch in GE2EDatasetLoader(root, 2, 2, rows, seed=1).get_train_dataset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ def preset_of(recipe: Recipe) -> str:
 
 def changed(recipe: Recipe, preset: str) -> dict[str, Any]:
     """Fields in which a recipe differs from a preset, as `stage.field`, with its own values."""
-    own, other = recipe.to_dict(), PRESETS[preset].to_dict()
+    # Of both all fields: `to_dict` leaves out some that have their default.
+    own, other = dataclasses.asdict(recipe), dataclasses.asdict(PRESETS[preset])
     return {
         f"{stage}.{name}": value
         for stage, fields in own.items()

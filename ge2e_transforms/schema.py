@@ -27,6 +27,8 @@ FORMAT = "ge2e-features"
 FORMAT_VERSION = 3
 METADATA_FILE = "metadata.json"
 CARD_FILE = "README.md"
+# How much a running job has to do; gone when it has published.
+PROGRESS_FILE = "progress.json"
 
 # Keys of the tf.train.Example of one record.
 KEY_DTYPE = "spectrogram/dtype"

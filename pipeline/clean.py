@@ -19,8 +19,8 @@ from pipeline import storage
 from pipeline.assembly import listed_files
 from pipeline.card import has_own_card
 
-# Names that are no part of any dataset: verdicts, notes of plans, and what a killed doctor leaves.
-_PASSING = re.compile(r"(failed|plan)-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)")
+# Names that are no part of any dataset: verdicts, notes of progress, and what a killed doctor leaves.
+_PASSING = re.compile(r"progress\.json|failed-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def clean(output: str, *, dry_run: bool = False, unfinished: bool = False) -> Cl
 def unlisted(output: str, metadata: dict[str, Any]) -> list[str]:
     """Files of ours in a folder that its metadata does not list, relative to the folder, sorted.
 
-    They are files of other generations, verdicts, notes of plans, marks, what a killed doctor left, and temporary files
-    whose process is gone from this host or that are a day old; with empty metadata all of ours. Other names are never
-    among them.
+    They are files of other generations, verdicts, notes of progress, marks, what a killed doctor left, and temporary
+    files whose process is gone from this host or that are a day old; with empty metadata all of ours. Other names are
+    never among them.
     """
     return _unlisted(output, metadata, storage.listing(output))
 

@@ -16,7 +16,7 @@ from ge2e_transforms import schema
 from ge2e_transforms.errors import CommitError, LedgerRow
 from ge2e_transforms.identity import nameless, unread
 from ge2e_transforms.planning import Plan
-from pipeline import growth, publishing, storage, tables
+from pipeline import growth, progress, publishing, storage, tables
 from pipeline.assembly import Part, assemble, read_parts, remove_replaced, standing_bases
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
@@ -164,7 +164,9 @@ class _CommitFn(beam.DoFn):
             reported = len(set(done))
             if reported < len(plan.tasks):
                 raise CommitError(f"{len(plan.tasks)} shards were planned, but only {reported} are reported done")
-            yield commit(self._job, plan, rejected)
+            metadata = commit(self._job, plan, rejected)
+        progress.forget(self._job.output)
+        yield metadata
 
 
 class CommitDataset(beam.PTransform):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.planning import Plan
+from ge2e_transforms.schema import PROGRESS_FILE
 from pipeline import storage
 from pipeline.options import TEMPLATE, JobConfig
 
@@ -29,8 +30,8 @@ _LOCAL_S, _STORE_S, _SHARE = 0.5, 10.0, 10
 _SECONDS_BETWEEN_LINES = 20.0
 
 
-def _note(output: str, token: str) -> str:
-    return storage.join(output, f"plan-{token}.json")
+def _note(output: str) -> str:
+    return storage.join(output, PROGRESS_FILE)
 
 
 def announce(job: JobConfig, plan: Plan) -> None:
@@ -42,13 +43,20 @@ def announce(job: JobConfig, plan: Plan) -> None:
         return
     rejected = sum(entry.rejected for entry in plan.manifests)
     content = {
+        "token": job.token,
         "generation": plan.generation,
         "shards": sum(plan.shards.values()),
         "rows": sum(entry.rows for entry in plan.manifests),
         "rejected": rejected,
     }
+    with contextlib.suppress(OSError), storage.building(_note(job.output)) as (path,):
+        path.write_text(json.dumps(content))
+
+
+def forget(output: str) -> None:
+    """Removes the note, whoever left it: that of a job that was killed, too."""
     with contextlib.suppress(OSError):
-        storage.write_bytes(_note(job.output, job.token), json.dumps(content).encode())
+        storage.remove([_note(output)])
 
 
 @dataclass(frozen=True)
@@ -99,8 +107,10 @@ class Watch:
 
     def _planned(self) -> Progress | None:
         try:
-            note = json.loads(storage.read_bytes(_note(self._output, self._token)))
+            note = json.loads(storage.read_bytes(_note(self._output)))
         except FileNotFoundError:
+            return None
+        if note["token"] != self._token:  # of a job before, or of another one at once
             return None
         self._generation = note["generation"]
         return Progress(0, note["shards"], note["rejected"], note["rows"], note["rejected"], 0.0)
@@ -138,8 +148,7 @@ def shown(job: JobConfig, *, quiet: bool = False) -> Iterator[None]:
         stop.set()
         if not quiet:
             watcher.join()
-        with contextlib.suppress(OSError):
-            storage.remove([_note(job.output, job.token)])
+        forget(job.output)
 
 
 def _looks(watch: Watch, every: float, stop: threading.Event) -> Iterator[Progress | None]:

@@ -117,7 +117,9 @@ class Bench:
         expected: int = 0,
         **environment: str,
     ) -> None:
-        arguments = ["run", "--manifest", self.manifest, "--output", out, f"--direct_num_workers={workers}", *flags]
+        # Quiet: progress is looked up as often as time allows, and operations are counted.
+        own = ["--quiet", f"--direct_num_workers={workers}", *flags]
+        arguments = ["run", "--manifest", self.manifest, "--output", out, *own]
         status = self.drivers.run(arguments, [self.corpus, out], self.folder / log, moment, environment)
         assert status == expected, (self.folder / f"{log}.out").read_text()
 

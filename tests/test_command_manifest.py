@@ -21,8 +21,8 @@ from pipeline.commands import manifest
 
 def ge2e(*arguments: str) -> int:
     parser = argparse.ArgumentParser(prog="ge2e")
-    manifest.add_arguments(parser.add_subparsers(required=True))
-    args = parser.parse_args(["manifest", *arguments])
+    manifest.add_arguments(parser)
+    args = parser.parse_args(arguments)
     return int(args.command(args))
 
 
@@ -97,8 +97,8 @@ def test_standard_output_holds_the_manifest_alone(libri: Path, capfdbinary: pyte
 
 def test_a_closed_pipe_is_no_error(corpus: Path) -> None:
     code = "import argparse, sys; from pipeline.commands import manifest; parser = argparse.ArgumentParser()\n"
-    code += "manifest.add_arguments(parser.add_subparsers())\n"
-    code += "args = ['manifest', 'pattern', sys.argv[1], '--pattern', '{speaker}/*/*.wav', '-o', '-']\n"
+    code += "manifest.add_arguments(parser)\n"
+    code += "args = ['pattern', sys.argv[1], '--pattern', '{speaker}/*/*.wav', '-o', '-']\n"
     code += "sys.stdin.read(); sys.exit(manifest.command(parser.parse_args(args)))"
     with subprocess.Popen(
         [sys.executable, "-c", code, str(corpus)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -142,12 +142,12 @@ def test_help_has_examples(kind: str, capsys: pytest.CaptureFixture[str]) -> Non
     examples = [line.strip() for line in told.partition("\nexamples:\n")[2].splitlines()]
     assert examples
     parser = argparse.ArgumentParser(prog="ge2e")
-    manifest.add_arguments(parser.add_subparsers(required=True))
+    manifest.add_arguments(parser)
     for example in examples:
         program, *words = shlex.split(example)
         assert program == "ge2e"
         assert words[1] == kind
-        parser.parse_args(words)
+        parser.parse_args(words[1:])
 
 
 def test_beam_is_not_imported() -> None:

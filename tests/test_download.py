@@ -119,9 +119,9 @@ def names(folder: Path) -> list[str]:
 
 def test_fetched_checked_and_unpacked(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser.add_subparsers())
+    command.add_arguments(parser)
     folder = tmp_path / "my corpora"
-    arguments = ["download", "librispeech", "--subset", NAME, "-o", str(folder), "--url", server.url + "/"]
+    arguments = ["librispeech", "--subset", NAME, "-o", str(folder), "--url", server.url + "/"]
     args = parser.parse_args(arguments)
     assert args.command(args) == 0
     assert names(folder) == ["LibriSpeech/SPEAKERS.TXT", AUDIO]
@@ -270,8 +270,8 @@ def test_the_table_names_the_seven_archives() -> None:
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser.add_subparsers())
+    command.add_arguments(parser)
     for arguments in (["-o", "x"], ["--subset", "dev-dirty", "-o", "x"], ["--subset", NAME]):
         with pytest.raises(SystemExit):
-            parser.parse_args(["download", "librispeech", *arguments])
+            parser.parse_args(["librispeech", *arguments])
     assert "invalid choice: 'dev-dirty'" in capsys.readouterr().err

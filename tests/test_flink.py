@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from jobs import content_of, counters, data_digests, done_files, pids, run_here,
 from deploy.flink.cluster import HERE, Cluster, ClusterError, Parts
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import digest
-from pipeline import metrics
+from pipeline import metrics, progress
 from pipeline.__main__ import main
 from pipeline.main import RunResult
 
@@ -110,8 +111,18 @@ def run_and_kill(
     return Survived(found[metrics.SHARDS_ADOPTED], found[metrics.SHARDS_WRITTEN], before, writers(out))
 
 
-def test_real_speech_by_two_workers(flink: Cluster, baseline: Path, manifest: Path, tmp_path: Path) -> None:
+def test_real_speech_by_two_workers(
+    flink: Cluster,
+    baseline: Path,
+    manifest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     result = run_there(flink, manifest, tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ge2e: ")]
+    assert re.fullmatch(r"ge2e: [\d,]+ of 311 rows, \d+ of \d+ shards, [\d,]+ x real time, 0 rejected.*", lines[-1])
     check_same(tmp_path, baseline)
     assert len(pids(tmp_path)) == 2
     assert os.getpid() not in pids(tmp_path)

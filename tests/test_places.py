@@ -148,9 +148,9 @@ def test_a_list_within_its_corpus_says_that_it_needs_the_flag(corpus: Path, capl
         (corpus / folder).mkdir()
         (corpus / folder / "1.wav").write_bytes(b"x")
     parser = argparse.ArgumentParser()
-    manifest_command.add_arguments(parser.add_subparsers())
+    manifest_command.add_arguments(parser)
     layout = "--pattern={speaker}/{utterance}.wav"
-    args = parser.parse_args(["manifest", "pattern", str(corpus), layout, f"--output={corpus}/0a/m.csv"])
+    args = parser.parse_args(["pattern", str(corpus), layout, f"--output={corpus}/0a/m.csv"])
     assert args.command(args) == 0
     assert "1 of the 2 rows lead out of the manifest's folder, and the first does not" in caplog.text
     assert "--allow_outside" in caplog.text

@@ -27,9 +27,9 @@ def job_into(output: Path | str) -> JobConfig:
 
 
 def plan(output: Path, *, shards: int = 22, rows: int = 100, rejected: int = 4) -> Path:
-    note = {"generation": GENERATION, "shards": shards, "rows": rows, "rejected": rejected}
+    note = {"token": TOKEN, "generation": GENERATION, "shards": shards, "rows": rows, "rejected": rejected}
     output.mkdir(exist_ok=True)
-    path = output / f"plan-{TOKEN}.json"
+    path = output / "progress.json"
     path.write_text(json.dumps(note))
     return path
 
@@ -193,17 +193,22 @@ def test_what_is_announced_is_what_is_done(tmp_path: Path, monkeypatch: pytest.M
     manifest = small_corpus(tmp_path / "corpus", speakers=3, utterances=2)
     with manifest.open("a", newline="") as file:
         file.write("gone.wav,spk00,synth,s0\r\nx.wav,,synth,s0\r\n")
-    notes: list[str] = []
-    monkeypatch.setattr(progress.storage, "remove", lambda paths: notes.extend(paths))
+    monkeypatch.setattr(progress, "forget", lambda output: None)
     out = tmp_path / "out"
-    jobs.run_here(manifest, out, "--max_rejected=0.5")
-    (note,) = [Path(path) for path in notes if Path(path).name.startswith("plan-")]
-    found = progress.Watch(str(out), note.stem.removeprefix("plan-"), PRESETS["ge2e"]).look()
-    metadata = jobs.metadata_of(out)
+    metadata = jobs.run_here(manifest, out, "--max_rejected=0.5").metadata
+    token = json.loads((out / "progress.json").read_text())["token"]
+    found = progress.Watch(str(out), token, PRESETS["ge2e"]).look()
+    assert token == metadata["token"]
     assert found is not None
     assert (found.rows, found.all_rows, found.rejected) == (8, 8, 2)
     assert found.shards == found.all_shards == sum(split["shards"] for split in metadata["splits"].values())
     assert found.seconds == pytest.approx(sum(split["seconds"] for split in metadata["splits"].values()), abs=0.01)
+
+
+def test_the_note_of_another_job_is_not_taken(tmp_path: Path) -> None:
+    plan(tmp_path)
+    done(tmp_path, "train", 0)
+    assert progress.Watch(str(tmp_path), "f" * 16, PRESETS["ge2e"]).look() is None
 
 
 @pytest.mark.parametrize("token", ["", f"{TEMPLATE}{TOKEN}"])

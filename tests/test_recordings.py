@@ -180,8 +180,8 @@ def test_a_manifest_of_a_store_gets_durations(s3: S3Server, tmp_path: Path, caps
     s3.put("audio/d.wav", synth.encoded(synth.speechlike(1, 2.5), 16000))
     s3.put("audio/m.csv", b"audio_path,speaker_id\nd.wav,s\n")
     parser = argparse.ArgumentParser()
-    manifest.add_arguments(parser.add_subparsers())
-    args = parser.parse_args(["manifest", "list", url("m.csv"), "--headers", "-o", str(tmp_path / "m.csv")])
+    manifest.add_arguments(parser)
+    args = parser.parse_args(["list", url("m.csv"), "--headers", "-o", str(tmp_path / "m.csv")])
     assert manifest.command(args) == 0
     _, row = (tmp_path / "m.csv").read_text().splitlines()
     assert row == f"{url('d.wav')},s,unnamed,d.wav,unnamed,,,,,,2.5,"
