@@ -117,8 +117,9 @@ class Bench:
         expected: int = 0,
         **environment: str,
     ) -> None:
-        # Quiet: progress is looked up as often as time allows, and operations are counted.
-        own = ["--quiet", f"--direct_num_workers={workers}", *flags]
+        own = [f"--direct_num_workers={workers}", *flags]
+        if workers == 1:  # the operations of the program are counted, and progress is looked up as time allows
+            own.append("--quiet")
         arguments = ["run", "--manifest", self.manifest, "--output", out, *own]
         status = self.drivers.run(arguments, [self.corpus, out], self.folder / log, moment, environment)
         assert status == expected, (self.folder / f"{log}.out").read_text()
