@@ -7,6 +7,7 @@ decides (quotas, roles, autoscaling, pulling the image) is not tested here.
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import importlib.util
 import json
@@ -425,7 +426,7 @@ def corpus(librispeech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for subset, split in (("train-clean-100", "train"), ("test-other", "test")):
         (folder / subset).symlink_to(librispeech / subset)
-        paths = sorted((librispeech / subset).rglob("*.flac"))
+        paths = sorted((librispeech / subset).rglob("*.flac"))[::4]  # the store is the slowest part
         rows += [(path.relative_to(librispeech), path.parts[-3], split) for path in paths]
     return write_rows(folder / "m.csv", rows, "audio_path,speaker_id,split")
 
@@ -444,8 +445,8 @@ def replayed(
     """The job on the real speech: done by workers of Beam while the program waits for the service to say so."""
     folder = tmp_path_factory.mktemp("replay")
     put_gcs(store, "speech/m.csv", corpus.read_bytes())
-    for path in corpus.parent.rglob("*/**/*.flac"):
-        put_gcs(store, f"speech/{path.relative_to(corpus.parent)}", path.read_bytes())
+    for name, *_ in csv.reader(corpus.read_text().splitlines()[1:]):
+        put_gcs(store, f"speech/{name}", (corpus.parent / name).read_bytes())
     (folder / "containers").mkdir()
     arguments = [job.options["pipelineUrl"], job.options["pipelineProtoHash"], "2"]
     done = subprocess.run(
@@ -474,7 +475,7 @@ def test_the_staged_job_makes_the_dataset_of_a_local_run(replayed: Replayed, cor
 
 def test_the_program_tells_what_was_made(replayed: Replayed) -> None:
     assert replayed.status == 0, replayed.printed
-    assert re.search(r"dataset +gs://corpus/out \(generation \w{8}\)\nrows in +311\nwritten +311 ", replayed.printed)
+    assert re.search(r"dataset +gs://corpus/out \(generation \w{8}\)\nrows in +78\nwritten +78 ", replayed.printed)
 
 
 def test_the_workers_ran_what_was_staged(replayed: Replayed, job: Submitted) -> None:
