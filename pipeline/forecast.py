@@ -246,7 +246,10 @@ def _of_speakers(job: JobConfig, survey: Survey, found: Forecast) -> Iterator[st
     n, m = job.speakers_per_batch, job.utterances_per_speaker
     train = found.splits.get(TRAIN_SPLIT)
     if train and train.eligible[m] < n:
-        yield f"only {train.eligible[m]:,} speakers of split {TRAIN_SPLIT} have {m} rows, fewer than the {n} of a batch"
+        yield (
+            f"{train.eligible[m]:,} speakers of split {TRAIN_SPLIT} have {m} utterances, fewer than the {n} of a batch: the "
+            "others give several crops of one (distinct='prefer'), or none"
+        )
 
 
 def _such_as(examples: Sequence[str]) -> str:
