@@ -247,7 +247,7 @@ def _of_speakers(job: JobConfig, survey: Survey, found: Forecast) -> Iterator[st
     train = found.splits.get(TRAIN_SPLIT)
     if train and train.eligible[m] < n:
         yield (
-            f"{train.eligible[m]:,} speakers of split {TRAIN_SPLIT} have {m} utterances, fewer than the {n} of a batch: the "
+            f"{train.eligible[m]:,} speakers of split {TRAIN_SPLIT} have {m} utterances, fewer than the {n} of a batch: "
             "others give several crops of one (distinct='prefer'), or none"
         )
 
