@@ -34,7 +34,7 @@ def main() -> None:
     runs = timing.in_turn(contestants, args.rounds, warm_up=1)
     rates = {name: len(places) / statistics.median(run["wall_s"] for run in taken) for name, taken in runs.items()}
     print(timing.table(["threads", "headers a second"], [(name, f"{rate:,.0f}") for name, rate in rates.items()]))
-    timing.save(args.json, {**timing.about(), "headers": len(places), "a_second": rates, "rounds": runs}, [])
+    timing.save(args.json, {**timing.about(), "headers": len(places), "headers_a_second": rates, "rounds": runs}, [])
 
 
 if __name__ == "__main__":

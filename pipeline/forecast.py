@@ -92,7 +92,7 @@ def forecast(job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool)
     splits = _splits(job, survey, plan)
     seconds = sum(split.seconds for split in splits.values())
     core_hours = seconds / speed.real_time * speed.processes / 3600 if speed else None
-    wall = speed.start_s + survey.rows * _PLANNING_S + seconds / speed.real_time if speed and here else None
+    wall = _wall(survey, speed, seconds) if speed and here else None
     most = round(seconds * 1000 * bytes_per_ms(job.recipe))
     found = Forecast(
         splits=splits,
@@ -108,6 +108,12 @@ def forecast(job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool)
     )
     found.warnings.extend(_warnings(job, survey, found))
     return found
+
+
+def _wall(survey: Survey, speed: Speed, seconds: float) -> float:
+    """The program loads what a worker loads; workers that are processes of their own do so after it."""
+    start = speed.start_s * (1 if speed.processes == 1 else 2)
+    return start + survey.rows * _PLANNING_S + seconds / speed.real_time
 
 
 def _plan(job: JobConfig, survey: Survey) -> Plan:
@@ -247,7 +253,7 @@ def _of_speakers(job: JobConfig, survey: Survey, found: Forecast) -> Iterator[st
     train = found.splits.get(TRAIN_SPLIT)
     if train and train.eligible[m] < n:
         yield (
-            f"{train.eligible[m]:,} speakers of split {TRAIN_SPLIT} have {m} utterances, fewer than the {n} of a batch: "
+            f"{train.eligible[m]:,} speakers of {TRAIN_SPLIT} have {m} utterances, fewer than the {n} of a batch; "
             "others give several crops of one (distinct='prefer'), or none"
         )
 

@@ -50,9 +50,9 @@ def test_what_is_printed(manifest: Path, tmp_path: Path, asked: list[int], capsy
         "lengths    20 from headers",
         "audio      WAV PCM_16 20; 16,000 Hz 20",
         "memory     300 MiB for a worker process",
-        "wall time  3 s by 2 processes here",
-        "warning: 3 speakers of split train have 4 utterances, fewer than the 8 of a batch: others give several crops of "
-        "one (distinct='prefer'), or none",
+        "wall time  6 s by 2 processes here",
+        "warning: 3 speakers of train have 4 utterances, fewer than the 8 of a batch; others give several crops of one "
+        "(distinct='prefer'), or none",
         "warning: 1 of 21 rows cannot be used (missing 1): they go to the ledger, such as 'gone.wav'",
         f"  ge2e run --manifest '{manifest}' --output {out} --test_speakers=2 --direct_num_workers=2",
     ):
