@@ -48,8 +48,8 @@ COMMANDS = {
 }
 # Those that take Beam's options after `--`.
 _BEAM = ("run", "plan", "doctor", "add", "retry")
-# Those that go on where they stopped.
-_RESUMED = ("run", "add", "retry")
+# Those that go on where they stopped, and what is said of that.
+_RESUMED = dict.fromkeys(("run", "add", "retry"), "finished shards are kept, and ") | {"download": ""}
 OK, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h; 130: 128 + SIGINT
 
 # Beam passes on here what its worker processes log, as the text of a protocol message.
@@ -66,10 +66,17 @@ def plain_worker_message(record: logging.LogRecord) -> bool:
 
 
 class Visible(logging.Formatter):
-    """Escapes what would act on a terminal; lines stay lines."""
+    """Escapes what would act on a terminal; lines stay lines. Tracebacks only where they are asked for."""
+
+    def __init__(self, *, tracebacks: bool = False) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+        self._tracebacks = tracebacks
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(visible, super().format(record).split("\n")))
+        text = super().format(record)
+        if not self._tracebacks:  # they stand in the message, too, where a runner passes on what a worker met
+            text = text.partition("\nTraceback (most recent call last)")[0].rstrip()
+        return "\n".join(map(visible, text.split("\n")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"{type(error).__name__}: {error}")
         return FAILED
     except KeyboardInterrupt:
-        _say("interrupted" + (_how_to_go_on(arguments) if name in _RESUMED else ""))
+        again = f"the same command goes on where it stopped: ge2e {shlex.join(arguments)}"
+        _say(f"interrupted; {_RESUMED[name]}{again}" if name in _RESUMED else "interrupted")
         return INTERRUPTED
     except Exception as error:
         if args.debug:
@@ -139,7 +147,7 @@ def _add_messages(parser: argparse.ArgumentParser) -> None:
 def _logging(args: argparse.Namespace) -> Iterator[None]:
     """Warnings and worse on the standard error, or as `-v` and `-q` ask, while the block runs."""
     logs = logging.StreamHandler()
-    logs.setFormatter(Visible("%(levelname)s: %(message)s"))
+    logs.setFormatter(Visible(tracebacks=args.debug))
     root, before = logging.getLogger(), logging.getLogger().level
     logging.basicConfig(level=logging.WARNING, handlers=[logs])
     if args.verbose or args.quiet:
@@ -153,10 +161,6 @@ def _logging(args: argparse.Namespace) -> Iterator[None]:
 
 def _say(text: str) -> None:
     print(f"ge2e: {visible(text)}", file=sys.stderr)
-
-
-def _how_to_go_on(arguments: Sequence[str]) -> str:
-    return f"; finished shards are kept, and the same command goes on where it stopped: ge2e {shlex.join(arguments)}"
 
 
 def _unnamed(error: Exception) -> str:

@@ -219,6 +219,10 @@ def test_verify_names_the_place_of_any_damage(copied: Path, capsys: pytest.Captu
     [
         (("run", "--manifest", "m 1.csv", "--output", "o"), "the same command goes on where it stopped: ge2e run "),
         (("inspect", "features"), "ge2e: interrupted\n"),
+        (
+            ("download", "librispeech", "--subset=dev-clean", "-o", "x"),
+            "interrupted; the same command goes on where it",
+        ),
     ],
 )
 def test_an_interrupted_program_says_how_to_go_on(
@@ -227,7 +231,8 @@ def test_an_interrupted_program_says_how_to_go_on(
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module(f"pipeline.commands.{words[0]}"), "command", interrupted)
+    name = "librispeech" if words[0] == "download" else "command"
+    monkeypatch.setattr(importlib.import_module(f"pipeline.commands.{words[0]}"), name, interrupted)
     status, _, errors = ge2e(capsys, *words)
     assert status == 130
     assert told in errors
@@ -275,6 +280,25 @@ def test_debug_shows_where_a_named_error_came_from(tmp_path: Path, capsys: pytes
     assert "Traceback" in errors
     assert errors.splitlines()[-1].startswith("ge2e: DatasetError: ")
     assert "Traceback" not in ge2e(capsys, "inspect", tmp_path)[2]
+
+
+def test_tracebacks_that_a_runner_logs_are_left_out() -> None:
+    """In the message of a runner, or as what was raised; `--debug` shows both."""
+    text = (
+        "Error in bundle_1. Original traceback is\nTraceback (most recent call last):\n  somewhere\nValueError: a bug"
+    )
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        raised = logging.LogRecord("worker", logging.ERROR, "", 0, "a bug [while running]", (), sys.exc_info())
+    passed_on = logging.LogRecord("runner", logging.ERROR, "", 0, text, (), None)
+    two_lines = logging.LogRecord("runner", logging.WARNING, "", 0, "one\ntwo", (), None)
+    plain, full = program.Visible(), program.Visible(tracebacks=True)
+    assert plain.format(raised) == "ERROR: a bug [while running]"
+    assert plain.format(passed_on) == "ERROR: Error in bundle_1. Original traceback is"
+    assert plain.format(two_lines) == "WARNING: one\ntwo"
+    assert full.format(raised).endswith("ValueError: a bug")
+    assert full.format(passed_on) == f"ERROR: {text}"
 
 
 @pytest.mark.parametrize(("flags", "level"), [((), "WARNING"), (("-v",), "INFO"), (("--quiet",), "ERROR")])

@@ -223,7 +223,7 @@ def test_errors_are_one_line_and_stay_the_same_on_their_way(tmp_path: Path) -> N
 def test_logs_of_a_program_show_names_as_text() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(program.Visible("%(levelname)s: %(message)s"))
+    handler.setFormatter(program.Visible())
     logger = logging.Logger("apart")
     logger.addHandler(handler)
     logger.warning("%s\nnext", "\x1b[2J\u202e")

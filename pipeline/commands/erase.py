@@ -17,12 +17,12 @@ metadata.json changes over at once. A salted hash of each speaker stays, so that
 folder brings them back.
 
 What it cannot reach, and you have to see to yourself: copies of the folder, backups and snapshots; older versions of
-objects where the bucket keeps them; the caches of loaders (cache_dir); what was trained on the speaker's data; and the
-manifests and recordings themselves. On a disk the blocks of removed files are not overwritten.
+objects where the bucket keeps them; the caches of loaders (cache_dir); pages of `ge2e report`; what was trained on the
+speaker's data; and the manifests and recordings themselves. On a disk the blocks of removed files are not overwritten.
 """
 _UNREACHED = (
     "not reached: copies, backups, snapshots, older versions in a bucket that keeps them, caches of loaders "
-    "(cache_dir), models trained on it, and the manifests and recordings themselves"
+    "(cache_dir), pages of `ge2e report`, models trained on it, and the manifests and recordings themselves"
 )
 
 
