@@ -11,6 +11,7 @@ size is a program of its own; `mib` is its high-water mark less that before (`mi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -28,9 +29,11 @@ from ge2e_transforms.audit import audit
 from ge2e_transforms.config import PRESETS
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.deny_list import DenyEntry
+from ge2e_transforms.metadata import checksum_of
 
 _SHARD = 2000
 _RECIPE = PRESETS["ge2e"]
+_STATISTICS = {"frames": 1, "mean": [0.0] * _RECIPE.n_bins, "std": [1.0] * _RECIPE.n_bins}
 _SPLIT = schema.TRAIN_SPLIT
 
 
@@ -98,7 +101,13 @@ def write(root: Path, utterances: int, speakers: int, doubled: int) -> None:
         path = root / schema.shard_files(base)[1]
         path.parent.mkdir(exist_ok=True)
         pq.write_table(index_of(numbers, numbers * speakers // utterances, hashes[numbers]), path, compression="zstd")
-        entries.append({"base": base, "records": len(numbers), "records_bytes": 0, "index_bytes": path.stat().st_size})
+        sizes = {
+            "records": len(numbers),
+            "frames": len(numbers),
+            "records_bytes": 0,
+            "index_bytes": path.stat().st_size,
+        }
+        entries.append({"base": base, **sizes, "index_sha256": _sha256(path)})
     people = pa.table(
         {
             **{field.name: np.zeros(speakers) for field in schema.speakers_schema()},
@@ -110,14 +119,32 @@ def write(root: Path, utterances: int, speakers: int, doubled: int) -> None:
     )
     path = root / schema.speakers_file("0a1b2c3d")
     pq.write_table(people.cast(schema.speakers_schema()), path)
+    # An audit reads the indexes of the shards alone.
+    index_path = schema.split_index_file(_SPLIT, "0a1b2c3d")
+    no_index = {"path": index_path, "rows": utterances, "bytes": 1, "sha256": "0" * 64, "crc32c": 0}
     metadata = {
-        **{"format": schema.FORMAT, "format_version": schema.FORMAT_VERSION, "dtype": "float32", "statistics": {}},
-        **{"feature_shape": _RECIPE.feature_shape, "recipe": _RECIPE.to_dict(), "splits": {_SPLIT: {}}},
+        **{
+            "format": schema.FORMAT,
+            "format_version": schema.FORMAT_VERSION,
+            "dtype": "float32",
+            "statistics": _STATISTICS,
+        },
+        **{
+            "feature_shape": _RECIPE.feature_shape,
+            "recipe": _RECIPE.to_dict(),
+            "splits": {_SPLIT: {"index": no_index}},
+        },
+        **{"features": "logmel", "segments": "utterance", "speakers_per_batch": 8, "utterances_per_speaker": 4},
         "plan": {"test_fraction": 0, "test_speakers": 0, "valid_fraction": 0, "valid_speakers": 0},
         "shards": {_SPLIT: entries},
-        "speakers": {"path": path.name, "rows": speakers, "bytes": path.stat().st_size},
+        "speakers": {"path": path.name, "rows": speakers, "bytes": path.stat().st_size, "sha256": _sha256(path)},
     }
-    (root / schema.METADATA_FILE).write_text(json.dumps(metadata))
+    content = metadata | {"checksum": checksum_of(metadata)}
+    (root / schema.METADATA_FILE).write_text(json.dumps(content))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def index_of(numbers: np.ndarray, label: np.ndarray, hashes: np.ndarray) -> pa.Table:

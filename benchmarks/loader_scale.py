@@ -194,6 +194,7 @@ def write_dataset(root: Path, rows: int, fill: bool) -> None:
     """
     from ge2e_transforms import schema
     from ge2e_transforms.config import PRESETS
+    from ge2e_transforms.metadata import checksum_of
 
     small = import_small_dataset()
     with tempfile.TemporaryDirectory() as scratch:
@@ -211,6 +212,7 @@ def write_dataset(root: Path, rows: int, fill: bool) -> None:
     metadata["shards"]["train"] = entries
     metadata["splits"]["train"]["index"] = write_index(root, np.concatenate(offsets))
     metadata["speakers"] = write_speakers(root, rows)
+    metadata["checksum"] = checksum_of(metadata)
     (root / schema.METADATA_FILE).write_text(json.dumps(metadata))
 
 

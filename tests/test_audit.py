@@ -7,6 +7,7 @@ import shutil
 
 import jobs
 import numpy as np
+import programs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -317,3 +318,11 @@ def test_real_speech_is_clean(librispeech, tmp_path):
             [("train", f"libri/{rows[2][1]}", paths[7].stem), ("train", "other/somebody", "copy")]
         ]
     }
+
+
+def test_the_benchmark_writes_what_an_audit_reads(tmp_path, monkeypatch):
+    """It wrote metadata without what readers have come to ask for, and ended with an error."""
+    monkeypatch.syspath_prepend(programs.FOLDER)
+    program = programs.load("audit")
+    program.write(tmp_path, 4000, 50, 10)
+    assert program.measure(tmp_path, 50)["utterances"] == 4000
