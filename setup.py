@@ -15,7 +15,7 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ge2e_transforms" / "__i
 
 # google-apitools: without it Beam warns at import, through a root logger that then prints every INFO line of
 # every worker process to the terminal.
-BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31", "requests>=2.31", "tqdm>=4.66"]
+BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31"]
 # What submits to Dataflow. build and setuptools make the sdist that `--setup_file` stages.
 GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "build>=1.2", "setuptools>=68"]
 # What compares metadata.json on s3:// at the moment of its replacement; for gs:// it is google-cloud-storage, of GCP.
@@ -75,12 +75,14 @@ setup(
         "numba>=0.61",
         "numpy>=1.26",
         "pyarrow>=16",
+        "requests>=2.31",
         "rich>=13",
         "scipy>=1.11",
         "shtab>=1.7",
         "soundfile>=0.12.1",
         "soxr>=0.3.7",
         "threadpoolctl>=3.1",
+        "tqdm>=4.66",
         "xxhash>=3.0",
     ],
     extras_require={

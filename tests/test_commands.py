@@ -385,3 +385,26 @@ def test_run_without_beam_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsy
     assert program.main(["run", "--manifest", "m.csv", "--output", "out"]) == 1
     expected = "Apache Beam, which `ge2e run` needs, is not installed: pip install 'ge2e-features[beam]'"
     assert capsys.readouterr().err == f"ge2e: MissingExtraError: {expected}\n"
+
+
+WITHOUT_BEAM = """
+import sys
+sys.modules["apache_beam"] = None
+from pipeline.__main__ import COMMANDS, main, make_parser
+make_parser(*COMMANDS)
+root, page = sys.argv[1:]
+for command in (["inspect", root], ["report", root, "-o", page], ["verify", root], ["audit", root], ["presets"]):
+    assert main(command) == 0, command
+planned = ["plan", "--manifest", "m", "--output", "o"]
+for command in (planned, ["erase", root, "--speaker", "s"], ["clean", root], ["doctor"]):
+    assert main(command) == 1, command
+"""
+
+
+def test_what_runs_no_job_needs_no_beam(dataset: Path, tmp_path: Path) -> None:
+    """`ge2e report` ended with the name of a module."""
+    words = [sys.executable, "-c", WITHOUT_BEAM, dataset, tmp_path / "page.html"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(program.__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert done.stderr.count("is not installed: pip install 'ge2e-features[beam]'") == 4

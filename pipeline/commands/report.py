@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, MissingExtraError, StorageError
-from pipeline import storage
+from ge2e_transforms.utterance import is_url
 from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = """examples:
@@ -41,12 +41,20 @@ def command(args: argparse.Namespace) -> int:
     dataset = Dataset.open(args.dataset)
     path = place_of(dataset, args.output)
     content = page(dataset, args.seed, args.utterances).encode()
-    try:
-        storage.write_bytes(str(path), content)
-    except StorageError as error:
-        raise StorageError(f"{error}: choose another file with --output") from error
+    _write(path, content)
     Terminal().print(f"report   {path} ({len(content) / 1e6:.1f} MB)")
     return 0
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        text = f"{path} cannot be written ({error.strerror}): choose another file with --output"
+        raise StorageError(text) from error
 
 
 def place_of(dataset: Dataset, output: str | None) -> Path:
@@ -55,7 +63,7 @@ def place_of(dataset: Dataset, output: str | None) -> Path:
     Raises:
         ConfigError: that would be within the dataset, or is no file on this machine.
     """
-    if output is not None and not storage.is_local(output):
+    if output is not None and is_url(output):
         raise ConfigError(f"--output {output}: expected a file on this machine")
     name = PurePosixPath(str(dataset.root)).name
     if dataset.folder.is_local:
