@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
 from apache_beam.metrics import MetricsFilter
@@ -25,6 +25,7 @@ from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerT
 from ge2e_transforms.records import decode_example, read_records
 from ge2e_transforms.row_chunks import pack, place, unpack
 from ge2e_transforms.utterance import Utterance
+from pipeline import __main__ as program
 from pipeline import metrics
 from pipeline.assembly import listed_files
 from pipeline.main import RunResult, run
@@ -32,6 +33,9 @@ from pipeline.options import JobConfig
 from pipeline.plan import plan_job
 from pipeline.read import wanted_rows
 from pipeline.write import known_people, write_shard
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 300
@@ -191,3 +195,13 @@ def data_digests(folder: Path) -> dict[str, str]:
 def stamps(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
     """Inode and time of change: a file that was written again, even with the same bytes, has others."""
     return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def ge2e(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit status and what was printed; argparse ends by itself for wrong usage."""
+    try:
+        status = program.main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err

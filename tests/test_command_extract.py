@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import s3_server
 import synth
+from jobs import ge2e
 from s3_server import BUCKET, S3Server
 from small_dataset import write_dataset
 
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.inference import features_of_file
-from pipeline import __main__ as program
 from pipeline.commands.presets import differences
 
 
@@ -28,15 +28,6 @@ def files(tmp_path: Path) -> list[str]:
     for number, path in enumerate(paths):
         synth.write(path, synth.speechlike(number, 2.0), 16000)
     return list(map(str, paths))
-
-
-def ge2e(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    try:
-        status = program.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        status = int(stopped.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_one_file_is_written_for_each(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import synth
-from jobs import metadata_of, run_command, run_here, write_rows
+from jobs import ge2e, metadata_of, run_command, run_here, write_rows
 from small_dataset import write_metadata
 
 from ge2e_transforms import __version__
@@ -40,16 +40,6 @@ def dataset(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(dataset: Path, tmp_path: Path) -> Path:
     shutil.copytree(dataset, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def ge2e(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit status and what was printed; argparse ends by itself for wrong usage."""
-    try:
-        status = program.main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        status = int(stopped.code or 0)
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def test_run_prints_what_came_in_and_what_became_of_it(
@@ -330,7 +320,7 @@ def test_a_quiet_run_says_nothing(manifest: Path, tmp_path: Path, capsys: pytest
 
 def test_the_table_of_commands_is_complete() -> None:
     files = {path.stem for path in (Path(program.__file__).parent / "commands").glob("*.py")}
-    shared = {"__init__", "grow", "manifest_kinds", "terminal"}
+    shared = {"__init__", "extras", "grow", "manifest_kinds", "terminal"}
     assert {name.replace("-", "_") for name in program.COMMANDS} == files - shared
 
 

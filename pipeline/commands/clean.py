@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ge2e_transforms.errors import MissingExtraError
+from pipeline.commands.extras import require_beam
 
 _EXAMPLES = """examples:
   ge2e clean features --dry_run
@@ -30,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Prints how many files and bytes were removed; with `--dry_run` the name of each."""
-    try:
-        import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Apache Beam, which `ge2e clean` needs,", "beam") from error
+    require_beam("`ge2e clean` needs")
     from pipeline.clean import clean
     from pipeline.options import absolute
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ge2e_transforms.errors import MissingExtraError
 from pipeline import flags
+from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -26,10 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 when a job would do well, else 1."""
-    try:
-        import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Apache Beam, which `ge2e doctor` needs,", "beam") from error
+    require_beam("`ge2e doctor` needs")
     from pipeline.doctor import examine
 
     found = examine(args, args.beam_arguments)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ge2e_transforms.errors import ConfigError, MissingExtraError
+from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.utterance import shown
+from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 _EPILOG = """examples:
@@ -40,12 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Says how much was erased, and what was not reached."""
-    try:
-        from pipeline import options
-        from pipeline.clean import clean
-        from pipeline.erase import erase
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Apache Beam, which `ge2e erase` needs,", "beam") from error
+    require_beam("`ge2e erase` needs")
+    from pipeline import options
+    from pipeline.clean import clean
+    from pipeline.erase import erase
+
     console = Terminal()
     output = options.absolute("FOLDER", args.output)
     speakers = _speakers(args)

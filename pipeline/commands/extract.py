@@ -19,11 +19,12 @@ from ge2e_transforms.archives import split_member
 from ge2e_transforms.config import PRESETS, parse_setting
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.decoded import AudioSource
-from ge2e_transforms.errors import ConfigError, DataError, MissingExtraError, visible
+from ge2e_transforms.errors import ConfigError, DataError, visible
 from ge2e_transforms.extractor import Extraction, FeatureExtractor
 from ge2e_transforms.inference import extract_file
 from ge2e_transforms.utterance import is_url
 from pipeline import disk
+from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = """examples:
@@ -132,10 +133,7 @@ def _sources(files: Sequence[str]) -> Iterator[AudioSource]:
     if not any(is_url(file) or split_member(file) for file in files):
         yield lambda location: location
         return
-    try:
-        import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Apache Beam, which recordings on stores and in archives need,", "beam") from error
+    require_beam("recordings on stores and in archives need")
     from pipeline.recordings import reading
 
     with reading(files) as open_audio:

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import MissingExtraError
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import PlanConfig
 from pipeline import flags
+from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 
@@ -37,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, kind: str, examples: str) -> 
 
 
 def _run(kind: str, args: argparse.Namespace) -> int:
-    try:
-        import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"Apache Beam, which `ge2e {kind}` needs,", "beam") from error
+    require_beam(f"`ge2e {kind}` needs")
     from pipeline import growth, main, options, publishing
 
     output = options.absolute("FOLDER", args.output)

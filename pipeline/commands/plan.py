@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from tqdm import tqdm
 
-from ge2e_transforms.errors import MissingExtraError
 from pipeline import flags
+from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 also where something looks wrong; that is said."""
-    try:
-        import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Apache Beam, which `ge2e plan` needs,", "beam") from error
+    require_beam("`ge2e plan` needs")
     from pipeline import options
     from pipeline.forecast import forecast
     from pipeline.survey import survey

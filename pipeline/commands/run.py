@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from ge2e_transforms.errors import MissingExtraError
 from pipeline import flags
+from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 
@@ -19,10 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 when the dataset stands."""
-    try:
-        import apache_beam  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("Apache Beam, which `ge2e run` needs,", "beam") from error
+    require_beam("`ge2e run` needs")
     from pipeline import main, options
 
     job = options.job_config(args)
