@@ -29,8 +29,7 @@ def main() -> None:
     rows = timing.speech(args.speech)[: args.files]
     hours = sum(timing.lengths(rows)) / 3600
     with tempfile.TemporaryDirectory() as folder:
-        for times in args.times:
-            timing.write_rows(f"{folder}/{times}.csv", timing.repeated(rows, times))
+        timing.write_copies(folder, rows, args.times)
         contestants = {
             f"{hours * times:.1f} h, {workers} processes": lambda workers=workers, times=times: both(
                 Path(folder), workers, times

@@ -30,8 +30,7 @@ def main() -> None:
     rows = timing.speech(args.speech)[: args.files]
     hours = sum(timing.lengths(rows)) / 3600
     with tempfile.TemporaryDirectory() as folder:
-        for times in args.times:
-            timing.write_rows(f"{folder}/{times}.csv", timing.repeated(rows, times))
+        timing.write_copies(folder, rows, args.times)
         contestants = {
             f"{workers} x {times}": lambda workers=workers, times=times: job(Path(folder), workers, times)
             for workers in args.workers

@@ -23,8 +23,8 @@ def main() -> None:
     args = parser.parse_args()
     rows = timing.speech(args.speech)[: args.files]
     with tempfile.TemporaryDirectory() as folder:
+        timing.write_copies(folder, rows, args.times)
         for times in args.times:
-            timing.write_rows(f"{folder}/{times}.csv", timing.repeated(rows, times))
             timing.ge2e_run(Path(f"{folder}/{times}.csv"), Path(f"{folder}/{times}"), 2)
         contestants = {str(times): functools.partial(report, Path(folder), times) for times in args.times}
         runs = timing.in_turn(contestants, args.rounds)

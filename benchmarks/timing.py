@@ -90,6 +90,12 @@ def write_rows(path: str | Path, rows: Iterable[Utterance]) -> None:
         writer.writerows(["" if value is None else value for value in row[: len(COLUMNS)]] for row in rows)
 
 
+def write_copies(folder: str | Path, rows: Sequence[Utterance], times: Iterable[int]) -> None:
+    """Manifests `folder/<times>.csv` of the same speech so many times."""
+    for many in times:
+        write_rows(Path(folder, f"{many}.csv"), repeated(rows, many))
+
+
 def hours_of(rows: Sequence[Utterance], hours: float | None) -> list[Utterance]:
     """The rows, or so many of them, repeated if need be, that they are about so long."""
     if hours is None:

@@ -28,7 +28,7 @@ FORMAT_VERSION = 3
 METADATA_FILE = "metadata.json"
 CARD_FILE = "README.md"
 # How much a running job has to do; gone when it has published.
-PROGRESS_FILE = "progress.json"
+PROGRESS_FILE = "ge2e-progress.json"
 
 # Keys of the tf.train.Example of one record.
 KEY_DTYPE = "spectrogram/dtype"

@@ -20,7 +20,9 @@ from pipeline.assembly import listed_files
 from pipeline.card import has_own_card
 
 # Names that are no part of any dataset: verdicts, notes of progress, and what a killed doctor leaves.
-_PASSING = re.compile(r"progress\.json|failed-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)")
+_PASSING = re.compile(
+    rf"{re.escape(schema.PROGRESS_FILE)}|" + r"failed-[0-9a-f]{16}\.json|doctor-([0-9a-f]{16}\.jsonl|[0-9a-f]{32}\.txt)"
+)
 
 
 @dataclass(frozen=True)

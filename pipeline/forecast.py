@@ -57,6 +57,7 @@ class Forecast:
         rows, refused, unreadable: of the manifests, by the reader, by the headers.
         disk_most, disk_likely: bytes of the dataset: if all is voice, and by what was computed.
         disk_free: bytes that are left for the output; None on a store.
+        voiced: share of the recordings that was found to be voice.
         memory: bytes of the largest worker.
         wall_s: of the job on this machine; None for another runner.
         core_hours: of a core as those of this machine.
@@ -70,6 +71,7 @@ class Forecast:
     disk_most: int
     disk_likely: int | None
     disk_free: int | None
+    voiced: float | None
     memory: int | None
     wall_s: float | None
     core_hours: float | None
@@ -102,6 +104,7 @@ def forecast(job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool)
         disk_most=most,
         disk_likely=round(seconds * speed.bytes_per_s) if speed else None,
         disk_free=free_disk(job.output) if storage.is_local(job.output) else None,
+        voiced=speed.voiced if speed else None,
         memory=speed.peak_bytes if speed else None,
         wall_s=wall,
         core_hours=core_hours,

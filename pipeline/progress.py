@@ -108,12 +108,12 @@ class Watch:
     def _planned(self) -> Progress | None:
         try:
             note = json.loads(storage.read_bytes(_note(self._output)))
-        except FileNotFoundError:
+            if note["token"] != self._token:  # of a job before, or of another one at once
+                return None
+            self._generation = note["generation"]
+            return Progress(0, note["shards"], note["rejected"], note["rows"], note["rejected"], 0.0)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or one that no job of ours wrote
             return None
-        if note["token"] != self._token:  # of a job before, or of another one at once
-            return None
-        self._generation = note["generation"]
-        return Progress(0, note["shards"], note["rejected"], note["rows"], note["rejected"], 0.0)
 
     def _with(self, progress: Progress, name: str) -> Progress:
         try:

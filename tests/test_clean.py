@@ -41,12 +41,14 @@ STALE = (
     f"failed-{TOKEN}.json",
     f"doctor-{TOKEN}.jsonl",
     f"doctor-{TOKEN * 2}.txt",
+    "ge2e-progress.json",
 )
 # Nearly such names, and a user's own.
 KEPT = (
     "notes.txt",
     "README.md",
     "failed-rows.json",
+    "progress.json",
     "doctor-notes.txt",
     "speakers.parquet",
     f"speakers-{OTHER}.parquet.bak",

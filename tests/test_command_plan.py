@@ -49,6 +49,7 @@ def test_what_is_printed(manifest: Path, tmp_path: Path, asked: list[int], capsy
         "speech     0.0 hours of 5 speakers, silence included",
         "lengths    20 from headers",
         "audio      WAV PCM_16 20; 16,000 Hz 20",
+        "voice      80% of what was computed is kept",
         "memory     300 MiB for a worker process",
         "wall time  6 s by 2 processes here",
         "warning: 3 speakers of train have 4 utterances, fewer than the 8 of a batch; others give several crops of one "

@@ -94,7 +94,7 @@ def test_one_plan_from_all_rows_and_summaries(tmp_path: Path) -> None:
     assert expected.sources == ("corpus", "other")
     plan_of(config, rows, [second, SUMMARY], [expected])
     plan_of(config, rows[::-1], [SUMMARY, second], [expected])
-    assert files_in(tmp_path) == {"progress.json"}  # what tells the program how much there is to do
+    assert files_in(tmp_path) == {"ge2e-progress.json"}  # what tells the program how much there is to do
 
 
 def test_splits_follow_the_options(tmp_path: Path) -> None:

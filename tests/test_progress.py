@@ -29,7 +29,7 @@ def job_into(output: Path | str) -> JobConfig:
 def plan(output: Path, *, shards: int = 22, rows: int = 100, rejected: int = 4) -> Path:
     note = {"token": TOKEN, "generation": GENERATION, "shards": shards, "rows": rows, "rejected": rejected}
     output.mkdir(exist_ok=True)
-    path = output / "progress.json"
+    path = output / "ge2e-progress.json"
     path.write_text(json.dumps(note))
     return path
 
@@ -196,7 +196,7 @@ def test_what_is_announced_is_what_is_done(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(progress, "forget", lambda output: None)
     out = tmp_path / "out"
     metadata = jobs.run_here(manifest, out, "--max_rejected=0.5").metadata
-    token = json.loads((out / "progress.json").read_text())["token"]
+    token = json.loads((out / "ge2e-progress.json").read_text())["token"]
     found = progress.Watch(str(out), token, PRESETS["ge2e"]).look()
     assert token == metadata["token"]
     assert found is not None
@@ -209,6 +209,9 @@ def test_the_note_of_another_job_is_not_taken(tmp_path: Path) -> None:
     plan(tmp_path)
     done(tmp_path, "train", 0)
     assert progress.Watch(str(tmp_path), "f" * 16, PRESETS["ge2e"]).look() is None
+    for foreign in ("", "[]", "{}", '{"token": "' + TOKEN + '"}', "\0"):
+        (tmp_path / "ge2e-progress.json").write_text(foreign)
+        assert watch(tmp_path).look() is None
 
 
 @pytest.mark.parametrize("token", ["", f"{TEMPLATE}{TOKEN}"])

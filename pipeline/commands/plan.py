@@ -96,6 +96,8 @@ def _facts(found: Survey, expected: Forecast, processes: int | None) -> Iterator
     formats = ", ".join(f"{name} {count:,}" for name, count in found.formats.most_common(4))
     rates = ", ".join(f"{rate:,} Hz {count:,}" for rate, count in found.rates.most_common(4))
     yield "audio", f"{formats or 'none was looked at'}; {rates}"
+    if expected.voiced is not None:
+        yield "voice", f"{expected.voiced:.0%} of what was computed is kept"
     yield "disk", _disk(expected)
     if expected.memory is not None:
         yield "memory", f"{expected.memory / _MIB:,.0f} MiB for a worker process"
