@@ -198,8 +198,8 @@ def test_the_command(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
         return (status, *capsys.readouterr())
 
     names = "\n".join(sorted(STALE))
-    assert ge2e("--dry_run") == (0, f"{names}\nwould remove 12 files, 60 bytes\n", "")
-    assert ge2e() == (0, "removed 12 files, 60 bytes\n", "")
+    assert ge2e("--dry_run") == (0, f"{names}\nwould remove 13 files, 65 bytes\n", "")
+    assert ge2e() == (0, "removed 13 files, 65 bytes\n", "")
     assert ge2e("--dry_run") == (0, "would remove 0 files, 0 bytes\n", "")
     (dataset / "metadata.json").unlink()
     status, text, errors = ge2e()
@@ -213,7 +213,7 @@ def test_the_command(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_relative_folder(dataset: Path) -> None:
     put(dataset, *STALE)
     ended = run_command("clean", os.path.relpath(dataset, jobs.ROOT))
-    assert (ended.returncode, ended.stdout) == (0, "removed 12 files, 60 bytes\n"), ended.stderr
+    assert (ended.returncode, ended.stdout) == (0, "removed 13 files, 65 bytes\n"), ended.stderr
 
 
 # Stores.
