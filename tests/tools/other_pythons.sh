@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the project as a user does, `.[beam]`, under each other Python that setup.py declares, and runs the tests of
+# Installs the project as a user does, `.[beam,report]`, under each other Python that setup.py declares, and runs the tests of
 # a whole job, of the commands and of batches there. Their dependencies are resolved anew: older Pythons get other
 # versions of NumPy than the rest of the suite has. A Python that is not here is named, and fails this where CI=true.
 # Pythons are looked for on PATH and among those of pyenv; environments lie in the cache, and are kept up to date.
@@ -30,7 +30,7 @@ for version in 3.10 3.12; do
   printf '\n==> Python %s\n' "$("$python" -c 'import platform; print(platform.python_version())')"
   environment="$cache/python-$version"
   "${uv[@]}" venv --quiet --allow-existing --python "$python" "$environment"
-  "${uv[@]}" pip install --quiet --python "$environment" --editable '.[beam]' pytest hypothesis
+  "${uv[@]}" pip install --quiet --python "$environment" --editable '.[beam,report]' pytest hypothesis
   "$environment/bin/python" -m pytest -q -p no:cacheprovider \
     tests/test_main.py tests/test_commands.py tests/test_config.py tests/test_stream.py tests/test_verify.py
 done
