@@ -303,8 +303,7 @@ def silence(recipe: Recipe) -> Values:
     row = np.zeros(recipe.n_bins, dtype=np.float32)
     if config.features == "raw" or config.log == "none":
         return row
-    floor = np.float32(config.floor)
-    level = math.log(floor) if config.log == "ln" else math.log10(floor) * (10 if config.log == "db" else 1)
+    level = config.logarithm(float(np.float32(config.floor)))
     if config.features == "mfcc":
         row[0] = level * math.sqrt(config.n_mels)  # an orthonormal DCT of a constant is in its first coefficient
     else:

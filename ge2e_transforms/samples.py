@@ -152,9 +152,10 @@ def at_floor(values: Values, recipe: Recipe) -> float | None:
     if feature.features != "logmel" or feature.log == "none":
         return None
     power = 2 * feature.floor if feature.floor_kind == "add" else feature.floor
-    level = np.log10(power) if feature.log == "log10" else np.log(power)
-    # Stored values are rounded, float16 of 16 to 32 (the natural logarithm of small floors) by up to 2^-7.
-    return float(np.mean(values <= level + (2.0**-7 if recipe.dtype == "float16" else 1e-6)))
+    level = feature.logarithm(power)
+    # Stored values are rounded, to half of what lies between two of them there.
+    rounding = float(np.spacing(np.abs(np.array(level, dtype=recipe.dtype)))) / 2
+    return float(np.mean(values <= level + rounding + 1e-6))
 
 
 def clipped(values: Values, recipe: Recipe) -> float | None:

@@ -5,6 +5,7 @@ Units live in the names (`window_ms`, `sample_rate_hz`, `level_dbfs`). `config.R
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ge2e_transforms.checks import Stage, check, check_number, check_one_of
@@ -184,6 +185,12 @@ class FeatureConfig(Stage):
         )
         free = not self.center or self.snip == "fft"
         check(free, "center, snip", (self.center, self.snip), "snip 'fft' where frames are centred: nothing is snipped")
+
+    def logarithm(self, power: float) -> float:
+        """Of one positive value, as `log` says; power itself for 'none'. `features.rounded_log` is for arrays."""
+        if self.log == "none":
+            return power
+        return math.log(power) if self.log == "ln" else math.log10(power) * (10 if self.log == "db" else 1)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from small_dataset import DEFAULT, marked, speakers, write_dataset
 from test_command_inspect import mixed
 
-from ge2e_transforms.config import Recipe
+from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.samples import Row, Samples, at_floor, clipped
@@ -100,6 +100,11 @@ def test_the_share_at_the_floor() -> None:
     assert at_floor(added, DEFAULT) == pytest.approx(3 / 5)
     highest = np.log(np.maximum(power, 1e-6)).astype(np.float32)
     assert at_floor(highest, DEFAULT.replace(floor_kind="max", log="ln")) == pytest.approx(3 / 5)
+    decibels, in_decibels = (10 * np.log10(np.maximum(power, 1e-10))).astype(np.float32), PRESETS["librosa"]
+    assert at_floor(decibels, in_decibels) == pytest.approx(1 / 5)  # it was compared with a natural logarithm
+    for values, recipe in ((added, DEFAULT), (decibels, in_decibels)):
+        halved = values.astype(np.float16).astype(np.float32)
+        assert at_floor(halved, recipe.replace(dtype="float16")) == at_floor(values, recipe)
     for recipe in (DEFAULT.replace(features="mfcc"), DEFAULT.replace(log="none"), DEFAULT.replace(features="raw")):
         assert at_floor(added, recipe) is None
 
