@@ -50,7 +50,7 @@ COMMANDS = {
 _BEAM = ("run", "plan", "doctor", "add", "retry")
 # Those that go on where they stopped, and what is said of that.
 _RESUMED = dict.fromkeys(("run", "add", "retry"), "finished shards are kept, and ") | {"download": ""}
-OK, FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130  # 70: EX_SOFTWARE of sysexits.h; 130: 128 + SIGINT
+FAILED, BUG, INTERRUPTED = 1, 70, 130  # 70: EX_SOFTWARE of sysexits.h; 130: 128 + SIGINT
 
 # Beam passes on here what its worker processes log, as the text of a protocol message.
 _WORKER_LOG = "apache_beam.runners.portability.local_job_service"

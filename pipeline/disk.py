@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -95,3 +96,23 @@ class PatientFile(io.RawIOBase):
         with contextlib.suppress(OSError):  # nothing can be lost by it
             self._file.close()
         super().close()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A file for people, whole or not at all, with the permissions that a new file has; raises OSError as it comes."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".ge2e-", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

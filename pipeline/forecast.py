@@ -9,9 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from ge2e_transforms.eligibility import eligible
 from ge2e_transforms.planning import Plan, bytes_per_ms, make_plan
 from ge2e_transforms.schema import TRAIN_SPLIT
 from ge2e_transforms.splits import SpeakerTotal
+from ge2e_transforms.utterance import shown
 from pipeline import storage
 from pipeline.calibrate import Speed
 from pipeline.options import JobConfig
@@ -138,16 +142,16 @@ def _splits(job: JobConfig, survey: Survey, plan: Plan) -> dict[str, SplitForeca
     asked = sorted({*_ELIGIBLE, job.utterances_per_speaker})
     for split in plan.ranges:
         sizes = sorted(_shard_mib(job, plan, split, seconds[split]))
-        counts = sorted(rows[split].values())
+        counts = np.array(list(rows[split].values()), dtype=np.int64)
         made[split] = SplitForecast(
             speakers=len(counts),
-            rows=sum(counts),
+            rows=int(counts.sum()),
             seconds=sum(seconds[split].values()),
             shards=plan.shards[split],
             smallest=sizes[0],
             median=statistics.median(sizes),
             largest=sizes[-1],
-            eligible={m: len(counts) - bisect.bisect_left(counts, m) for m in asked},
+            eligible=dict(zip(asked, eligible(counts, asked).tolist(), strict=True)),
         )
     return made
 
@@ -239,10 +243,8 @@ def _of_speakers(job: JobConfig, survey: Survey, found: Forecast) -> Iterator[st
     giant, most = max(by_speaker.items(), key=lambda item: item[1])
     median = statistics.median(by_speaker.values())
     if most > _GIANT_SHARE * survey.seconds and most > _GIANT_TIMES * median:
-        yield (
-            f"speaker {giant!r} has {most / survey.seconds:.0%} of all speech, {most / median:,.0f} times the median: "
-            "is it one person (an 'unknown', a whole channel)?"
-        )
+        share = f"{most / survey.seconds:.0%} of all speech, {most / median:,.0f} times the median"
+        yield f"speaker {shown(giant)} has {share}: is it one person (an 'unknown', a whole channel)?"
     shared = Finding()
     for speaker, names in sources.items():
         if len(names) > 1:
@@ -262,4 +264,4 @@ def _of_speakers(job: JobConfig, survey: Survey, found: Forecast) -> Iterator[st
 
 
 def _such_as(examples: Sequence[str]) -> str:
-    return f", such as {', '.join(map(ascii, examples))}" if examples else ""
+    return f", such as {', '.join(map(shown, examples))}" if examples else ""

@@ -207,9 +207,9 @@ class _Draw:
 
 def _sampled(found: Survey, drawn: _Draw, recipe: Recipe) -> list[Utterance]:
     """The rows of a sample that can be read, with their lengths; what only headers tell is noted of all of them."""
-    headers = _headers((row for row, header in drawn.rows() if header is None), recipe)
-    readable = []
-    for row, known in drawn.rows():
+    rows, readable = drawn.rows(), []
+    headers = _headers((row for row, header in rows if header is None), recipe)
+    for row, known in rows:
         header = known or headers[row.location]
         if isinstance(header, DataError):
             _fault(found, row, header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tarfile
 from collections.abc import Iterator
@@ -163,3 +164,16 @@ def test_presets_as_json_can_be_read_back(capsys: pytest.CaptureFixture[str]) ->
         assert found[name]["fingerprint"] == recipe.fingerprint()
         assert found[name]["feature_shape"] == recipe.feature_shape
     assert found["seed"]["form"] == "windows"
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    status, _, errors = ge2e(capsys, "extract", files[0], "-o", tmp_path / "out")
+    assert status == 1
+    assert "cannot be written (No space left on device)" in errors
+    assert list((tmp_path / "out").iterdir()) == []

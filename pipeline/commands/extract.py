@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,20 +167,10 @@ def _content(extractor: FeatureExtractor, extraction: Extraction, npz: bool) -> 
 
 
 def _write(target: Path, content: bytes) -> None:
-    """The whole file, or none."""
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".ge2e-", delete=False) as file:
-            file.write(content)
-        Path(file.name).chmod(0o666 & ~_umask())
-        Path(file.name).replace(target)
+        disk.write_whole(target, content)
     except OSError as error:
         raise disk.named(error, str(target), "written") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _table() -> Table:

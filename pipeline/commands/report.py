@@ -10,6 +10,7 @@ from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, MissingExtraError, StorageError
 from ge2e_transforms.utterance import is_url
+from pipeline import disk
 from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = """examples:
@@ -47,12 +48,9 @@ def command(args: argparse.Namespace) -> int:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        disk.write_whole(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         text = f"{path} cannot be written ({error.strerror}): choose another file with --output"
         raise StorageError(text) from error
 
