@@ -128,9 +128,9 @@ def _wait(result: PipelineResult, job: JobConfig, beam_options: PipelineOptions)
         threading.Thread(target=wait, name="wait-for-job", daemon=True).start()
         state = outcome.result()
     except KeyboardInterrupt:
+        _cancel(result)  # first, as it needs no store
         if options.has_job_server(beam_options):
             verdict.stop(job.output, job.token)
-        _cancel(result)
         raise
     if state != PipelineState.DONE:
         raise CommitError(f"the job ended as {state}: run the same command again, finished shards are kept")
