@@ -89,6 +89,7 @@ ORDER = [
     "windows",
     "half_floats",
     "reading",
+    "noise_crops",
     "utterance_rows",
     "whole",
     "trials",
