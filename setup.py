@@ -15,7 +15,8 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "ge2e_transforms" / "__i
 
 # google-apitools: without it Beam warns at import, through a root logger that then prints every INFO line of
 # every worker process to the terminal.
-BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31"]
+# pyyaml, which Beam needs too, reads the file of `--augment`.
+BEAM = ["apache-beam>=2.77,<2.78", "google-apitools>=0.5.31", "pyyaml>=6"]
 # What submits to Dataflow. build and setuptools make the sdist that `--setup_file` stages.
 GCP = [*BEAM, "apache-beam[gcp]>=2.77,<2.78", "build>=1.2", "setuptools>=68"]
 # What compares metadata.json on s3:// at the moment of its replacement; for gs:// it is google-cloud-storage, of GCP.
@@ -45,6 +46,7 @@ DEV = [
     "pyyaml>=6",  # what data cards are read with
     "ruff>=0.9",
     "setuptools>=68",
+    "types-PyYAML>=6",
     "uv>=0.5",  # environments of other Pythons, and the lock file of the workers
 ]
 

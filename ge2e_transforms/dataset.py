@@ -142,6 +142,11 @@ class Dataset:
         """Names of the splits, train first."""
         return list(self.metadata["splits"])
 
+    @property
+    def augmented(self) -> bool:
+        """Whether it may hold copies of utterances."""
+        return "augmentation" in self.metadata
+
     def shards(self, split: str) -> list[dict[str, Any]]:
         """What metadata says of each shard of a split, in order.
 
@@ -240,7 +245,7 @@ class Dataset:
         Raises:
             DatasetError: no such split, or the file is not what metadata says (its sha256 is compared).
         """
-        entry, fields = self.shards(split)[shard], schema.index_schema(self.recipe.n_bins)
+        entry, fields = self.shards(split)[shard], schema.index_schema(self.recipe.n_bins, self.augmented)
         if columns is not None:
             fields = pa.schema([fields.field(name) for name in columns])
         if not entry["records"]:
@@ -259,7 +264,7 @@ class Dataset:
         return self._table(self.metadata["ledger"], schema.ledger_schema())
 
     def _table(self, entry: dict[str, Any], fields: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table that metadata describes, with its checksum compared and columns of the given types, without nulls."""
+        """A table that metadata describes, its checksum compared, with columns of these types, without nulls where there may be none."""
         self._check_size(entry["path"], entry["bytes"])
         where, content = self.folder.where(entry["path"]), self.folder.read(entry["path"])
         if (found := hashlib.sha256(content).hexdigest()) != entry["sha256"]:
@@ -281,7 +286,7 @@ class Dataset:
                 raise DatasetError(
                     f"{where}: expected a column {wanted.name} of {wanted.type}, got {names}: the file is damaged"
                 )
-            if table[wanted.name].null_count:
+            if not wanted.nullable and table[wanted.name].null_count:
                 raise DatasetError(f"{where}: expected a value in each row of {wanted.name}: the file is damaged")
         return table
 

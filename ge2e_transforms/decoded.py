@@ -95,6 +95,16 @@ class Recordings:
             self._keep(key, samples)
         return self._cut(_raised(samples), key, piece)
 
+    def pass_over(self, row: Utterance) -> None:
+        """Of a row that was to be taken and need not be: its recording is kept no longer than others need it."""
+        key, piece = self._key(row), (row.offset_s, row.duration_s)
+        left = self._left[key]
+        left[piece] -= 1
+        if not left[piece]:
+            del left[piece]
+        if not left:
+            self._kept.pop(key, None)
+
     def _cut(self, samples: Samples, key: _Key, piece: _Piece) -> Samples:
         if piece[0] is None:
             return samples
@@ -102,22 +112,12 @@ class Recordings:
 
     def _load(self, key: _Key) -> Samples | DataError:
         location, channel = key
-        waits = iter(_RETRY_WAITS_S)
-        while True:
-            try:
-                return self._decode(self._open_audio(location), self._config, channel, location)
-            except DataError as error:
-                return error
-            except OSError as error:  # of the disk or the network, not of the recording: it may pass
-                wait_s = next(waits, None)
-                if wait_s is None:
-                    if error.errno is None:  # ours, or of a store: it has a name
-                        raise
-                    raise DiskError(
-                        f"{location} cannot be read ({error.strerror}), when tried again too: check the disk, or the "
-                        "network it is on, and run the same command again; finished shards are kept"
-                    ) from error
-                time.sleep(wait_s)
+        try:
+            return patiently(
+                location, lambda: self._decode(self._open_audio(location), self._config, channel, location)
+            )
+        except DataError as error:
+            return error
 
     def _keep(self, key: _Key, samples: Samples | DataError) -> None:
         self._kept[key] = samples
@@ -155,6 +155,29 @@ class Recordings:
         start, count = _raised(place)
         self._file.seek(start)
         return np.frombuffer(self._file.read(4 * count), dtype=np.float32)
+
+
+def patiently(location: str, load: Callable[[], _T]) -> _T:
+    """What `load` gives of a recording; trouble of the disk or the network, which may pass, is waited out for a while.
+
+    Raises:
+        DataError: of the recording.
+        OSError: the trouble did not pass.
+    """
+    waits = iter(_RETRY_WAITS_S)
+    while True:
+        try:
+            return load()
+        except OSError as error:
+            wait_s = next(waits, None)
+            if wait_s is None:
+                if error.errno is None:  # ours, or of a store: it has a name
+                    raise
+                raise DiskError(
+                    f"{location} cannot be read ({error.strerror}), when tried again too: check the disk, or the "
+                    "network it is on, and run the same command again; finished shards are kept"
+                ) from error
+            time.sleep(wait_s)
 
 
 def _raised(found: _T | DataError) -> _T:

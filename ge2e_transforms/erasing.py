@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ge2e_transforms import records
 from ge2e_transforms.errors import CorruptRecordError, LedgerRow
+from ge2e_transforms.schema import COPY_SHIFT
 from ge2e_transforms.shards import FrameSums, write_index
 
 
@@ -61,10 +62,13 @@ def without(
         place = left.column_names.index(name)
         left = left.set_column(place, index.schema.field(name), pc.add(left[name], moved))
     utterances = len(left.group_by(["label", "utterance_index"]).aggregate([]))
+    copy = pc.shift_right(left["flags"], pa.scalar(COPY_SHIFT, pa.int32()))
+    copies = left.append_column("copy", copy).filter(pc.greater(copy, 0))
     people = pc.count_distinct(left["label"]).as_py()
     return {
         **done,
         **_counts(done, utterances, people, speakers),
+        "copies": len(copies.group_by(["label", "utterance_index", "copy"]).aggregate([])),
         **sums.to_json(),
         "records_bytes": offset,
         "records_sha256": digest.hexdigest(),

@@ -55,6 +55,10 @@ class StorageError(Ge2eError, OSError):
     """The output cannot take what is written to it: no space left, no permission."""
 
 
+class NoiseError(Ge2eError, RuntimeError):
+    """Noise or rooms of an `augment.yaml` cannot be used: a list, or a recording that it names."""
+
+
 class DownloadError(Ge2eError, RuntimeError):
     """A corpus cannot be fetched: the server refuses, a checksum is wrong, there is no room."""
 

@@ -41,6 +41,25 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Voiced:
+    """What of a waveform is voice.
+
+    Attributes:
+        intervals: samples, or all of them where nothing can be told apart.
+        flags: bits of `schema.FLAG_*`.
+        voice: samples of voice that were found, 0 or more than the intervals hold where all was kept.
+    """
+
+    intervals: voice.Intervals
+    flags: int
+    voice: int
+
+    @property
+    def length(self) -> int:
+        return _length(self.intervals)
+
+
+@dataclass(frozen=True)
 class Extraction:
     """All segments of one utterance, the share of it that is voice, and the gain of the level stage.
 
@@ -50,6 +69,7 @@ class Extraction:
     segments: list[Segment]
     voiced_fraction: float
     gain_db: float
+    voiced: Voiced
 
 
 class Level(NamedTuple):
@@ -126,7 +146,12 @@ class FeatureExtractor:
         return joined.astype(np.float32) if joined.dtype == np.float16 else joined
 
     def extract(
-        self, samples: npt.NDArray[np.float32], *, utterance_id: str = "", keep_all: bool = False
+        self,
+        samples: npt.NDArray[np.float32],
+        *,
+        utterance_id: str = "",
+        keep_all: bool = False,
+        voiced: Voiced | None = None,
     ) -> Extraction:
         """Segments of one utterance.
 
@@ -135,6 +160,8 @@ class FeatureExtractor:
             utterance_id: seeds the dither.
             keep_all: never leave out for shortness or voice (held-out splits): what would be left out is
                 kept whole and flagged.
+            voiced: of a waveform of the same length, which is not looked for in this one: that of an utterance whose
+                copy this is, in which noise would count as voice.
 
         Raises:
             EmptyAudioError: no samples, or less than one frame.
@@ -144,26 +171,19 @@ class FeatureExtractor:
         if self.recipe.rows(len(samples)) == 0:
             raise EmptyAudioError(f"{len(samples)} samples hold no frame")
         mean = sums.mean(samples) if self.recipe.audio.remove_dc else np.float32(0)
-        config = self.recipe.voice
-        energies = sums.hop_energies(samples, mean, config.voice_hop)
-        intervals = voice.voiced_intervals(energies, len(samples), self.recipe.audio.sample_rate_hz, config)
-        voiced = _length(intervals)
-        flags = 0
-        least_ms = self.recipe.segment.min_utterance_ms
-        short = voiced * 1000 < least_ms * self.recipe.audio.sample_rate_hz
-        if short or not self._holds_rows(len(samples), intervals):
-            self._refuse_short(voiced, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
-            intervals, flags = np.array([[0, len(samples)]], dtype=np.int64), FLAG_UNVOICED
-        energy = voice.energy_of(energies, config.voice_hop, intervals)
+        hop = self.recipe.voice.voice_hop
+        energies = sums.hop_energies(samples, mean, hop)
+        found = voiced or self._voiced(energies, len(samples), keep_all)
+        intervals, flags = found.intervals, found.flags
+        power = voice.energy_of(energies, hop, intervals) / found.length
         loudness = self.recipe.level
-        gain = level_gain(samples, mean, energy / _length(intervals), loudness.level_dbfs, loudness.level_mode)
-        level = Level(mean, gain)
+        level = Level(mean, level_gain(samples, mean, power, loudness.level_dbfs, loudness.level_mode))
         segments = (
             self._windows(samples, intervals, level, utterance_id) if self.recipe.segment.segments == "windows" else []
         )
         if not segments:
             if self.recipe.segment.segments == "windows":
-                self._refuse_short(voiced, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
+                self._refuse_short(found.voice, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
                 flags |= FLAG_SHORT
             segments = self._parts(samples, intervals, level, utterance_id)
         crop = self.recipe.crop_frames
@@ -172,7 +192,19 @@ class FeatureExtractor:
             for s in map(self._stored, segments)
         ]
         gain_db = 20.0 * float(rounded_log(np.array([level.gain], dtype=np.float32), "log10")[0])
-        return Extraction(flagged, voiced / len(samples), gain_db)
+        return Extraction(flagged, found.voice / len(samples), gain_db, found)
+
+    def _voiced(self, energies: voice.Energies, n_samples: int, keep_all: bool) -> Voiced:
+        """The voice of an utterance, or all of it, flagged, where there is too little and it must be kept."""
+        rate = self.recipe.audio.sample_rate_hz
+        intervals = voice.voiced_intervals(energies, n_samples, rate, self.recipe.voice)
+        length = _length(intervals)
+        least_ms = self.recipe.segment.min_utterance_ms
+        short = length * 1000 < least_ms * rate
+        if short or not self._holds_rows(n_samples, intervals):
+            self._refuse_short(length, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
+            return Voiced(np.array([[0, n_samples]], dtype=np.int64), FLAG_UNVOICED, length)
+        return Voiced(intervals, 0, length)
 
     def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
         if not keep_all:

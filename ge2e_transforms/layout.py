@@ -36,16 +36,16 @@ class SpeakerRange(NamedTuple):
 
 
 def lay_out(
-    speakers: Sequence[PlannedSpeaker], limit_ms: int, min_shards: int, label: int, shard: int
+    speakers: Sequence[PlannedSpeaker], limit_ms: int, min_shards: int, label: int, shard: int, labels: int = 1
 ) -> Iterator[SpeakerRange]:
     """Ranges of one split: large speakers cut in parts, the others in shards of nearly equal size.
 
-    `label` is that of the first new speaker.
+    `label` is that of the first new speaker, of whom each takes so many `labels`.
     """
     for large, group in itertools.groupby(speakers, key=lambda speaker: speaker.milliseconds > 2 * limit_ms):
         members = list(group)
-        # How many new speakers come before each.
-        before = [0, *itertools.accumulate(member.known is None for member in members)]
+        # How many labels of new speakers come before each.
+        before = [0, *itertools.accumulate(labels * (member.known is None) for member in members)]
         if large:
             for offset, member in zip(before, members, strict=False):
                 parts = -(-member.milliseconds // limit_ms)

@@ -32,10 +32,11 @@ class Leaf(NamedTuple):
 
 @dataclass(frozen=True)
 class Object:
-    """An object: what readers need of it, and what is there besides in all that a writer made."""
+    """An object: what readers need of it, what is there besides in all that a writer made, and what may be there."""
 
     needed: Mapping[str, Kind]
     written: Mapping[str, Kind] = field(default_factory=dict)
+    optional: Mapping[str, Kind] = field(default_factory=dict)
 
 
 class Every(NamedTuple):
@@ -120,6 +121,19 @@ _STEP = Object({"kind": _one_of(("run", "add", "retry", "erase")), "generation":
 _HASH = _text("[0-9a-f]{32}", "a hash of 32 hex digits")
 _BOUND = _integer(0, (1 << 64) + 1)
 _RULE = Object({"salt": _TEXT, "test_below": _BOUND, "valid_below": _BOUND})
+_COUNTS = Object(
+    {"rows": _COUNT, "written": _COUNT, "filtered": _REASONS, "rejected": _REASONS},
+    optional={"sped": _COUNT, "copies": _COUNT},
+)
+# A writer checks the values of the config when it takes them up again, as those of the recipe.
+_AUGMENTATION = Object(
+    {
+        "config": Every(Leaf("a value", lambda value: True), _NAMES),
+        "fingerprint": _SHA256,
+        "sounds": Every(Object({"kind": _TEXT, "sha256": _SHA256, "rows": _COUNT})),
+        "unusable": Every(_TEXT, _NAMES),
+    }
+)
 METADATA = Object(
     {
         "checksum": _SHA256,
@@ -136,7 +150,7 @@ METADATA = Object(
     },
     {
         "batch_size": _integer(1),
-        "counts": Object({"rows": _COUNT, "written": _COUNT, "filtered": _REASONS, "rejected": _REASONS}),
+        "counts": _COUNTS,
         "datasets": Every(_TEXT),
         "features": _one_of(("logmel", "mfcc", "raw")),
         "files": Every(_file(r".*\.tfrecord")),
@@ -154,6 +168,7 @@ METADATA = Object(
         "split_rule": _RULE,
         "token": _TEXT,
     },
+    {"augmentation": _AUGMENTATION},
 )
 
 
@@ -246,7 +261,7 @@ def _check_object(value: Any, kind: Object, where: str, path: str, complete: boo
     if lacking := sorted((known if complete else kind.needed).keys() - value.keys()):
         at = f" at {path}" if path else ""
         raise DatasetError(f"{where}: {', '.join(lacking)} missing{at}: the file is damaged")
-    for name, below in known.items():
+    for name, below in {**known, **kind.optional}.items():
         if name in value:
             _check(value[name], below, where, f"{path}/{name}", complete)
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from ge2e_transforms import schema
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.config import Recipe, canonical_json
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
@@ -39,6 +40,14 @@ class ManifestSummary(NamedTuple):
     sha256: str
     rows: int
     rejected: int
+
+
+class SoundList(NamedTuple):
+    """A manifest of noise or rooms; the checksum makes it part of the generation."""
+
+    kind: str
+    sha256: str
+    rows: int
 
 
 class ShardTask(NamedTuple):
@@ -77,6 +86,7 @@ class Plan:
         erased: speakers whose rows are left out.
         pseudonyms: check of the key, where ids are pseudonyms.
         standing: generation of the dataset that stood in the output when this was planned.
+        augmentation: what is written beside the utterances; sounds: the lists that it draws from.
     """
 
     generation: str
@@ -95,6 +105,8 @@ class Plan:
     erased: Tombstones | None = None
     pseudonyms: str = ""
     standing: str = ""
+    augmentation: Augmentation | None = None
+    sounds: tuple[SoundList, ...] = ()
 
     @property
     def nothing_to_do(self) -> bool:
@@ -163,6 +175,8 @@ def make_plan(
     erased: Tombstones | None = None,
     pseudonyms: str = "",
     allow_schemes: Sequence[str] = (),
+    augmentation: Augmentation | None = None,
+    sounds: Sequence[SoundList] = (),
 ) -> Plan:
     """Lays out a dataset, or what is added to one.
 
@@ -176,6 +190,8 @@ def make_plan(
         erased: part of the generation, as their rows are left out.
         pseudonyms: check of their key, part of the content.
         allow_schemes: part of the content, too; see `content_of`.
+        augmentation: makes splits larger, and each speed a new speaker of each speaker.
+        sounds: the lists that it draws from.
 
     Raises:
         PlanError: no usable row, a speaker in two splits, too few speakers to draw from.
@@ -186,10 +202,11 @@ def make_plan(
     standing, known = (growth.standing, growth.speakers) if growth else (None, {})
     rule = standing.rule if standing else split_rule(totals, config)
     members, elsewhere = by_split(totals, rule, known)
-    ranges, next_label = _ranges(members, config, recipe, standing.next_label if standing else 0)
+    ranges, next_label = _ranges(members, config, recipe, standing.next_label if standing else 0, augmentation)
     stood = standing.sources if standing else ()
     kind = growth.kind if growth else "run"
-    content = content_of(read, config, recipe, kind, pseudonyms, allow_schemes)
+    augmented = augmentation.fingerprint({entry.kind: entry.sha256 for entry in sounds}) if augmentation else ""
+    content = content_of(read, config, recipe, kind, pseudonyms, allow_schemes, augmented)
     return Plan(
         generation=generation_of(content, edition, erased, standing.generation if standing else ""),
         edition=edition,
@@ -206,19 +223,27 @@ def make_plan(
         grows=standing,
         erased=erased,
         pseudonyms=pseudonyms,
+        augmentation=augmentation,
+        sounds=tuple(sounds),
     )
 
 
 def _ranges(
-    members: Mapping[str, Sequence[PlannedSpeaker]], config: PlanConfig, recipe: Recipe, label: int
+    members: Mapping[str, Sequence[PlannedSpeaker]],
+    config: PlanConfig,
+    recipe: Recipe,
+    label: int,
+    augmentation: Augmentation | None,
 ) -> tuple[dict[str, tuple[SpeakerRange, ...]], int]:
     """The ranges of all splits, whose new speakers get labels from `label` on, and the label after the last."""
     limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / bytes_per_ms(recipe)))
     ranges: dict[str, tuple[SpeakerRange, ...]] = {}
     shard = 0
     for split in sorted(members, key=schema.split_key):
-        ranges[split] = tuple(lay_out(members[split], limit_ms, config.min_shards, label, shard))
-        label += sum(speaker.known is None for speaker in members[split])
+        growth, labels = (augmentation.growth(split), augmentation.labels(split)) if augmentation else (1, 1)
+        speakers = [entry._replace(milliseconds=round(entry.milliseconds * growth)) for entry in members[split]]
+        ranges[split] = tuple(lay_out(speakers, limit_ms, config.min_shards, label, shard, labels))
+        label += labels * sum(speaker.known is None for speaker in speakers)
         shard = ranges[split][-1].shard + ranges[split][-1].parts
     return ranges, label
 
@@ -257,6 +282,7 @@ def content_of(
     kind: str = "run",
     pseudonyms: str = "",
     allow_schemes: Sequence[str] = (),
+    augmented: str = "",
 ) -> str:
     """First 8 hex digits of the fingerprint of what is asked for: rows, recipe, who goes where.
 
@@ -273,6 +299,8 @@ def content_of(
     }
     if allow_schemes:
         content["allow_schemes"] = sorted(set(allow_schemes))
+    if augmented:
+        content["augmentation"] = augmented
     return _short_hash(content)
 
 

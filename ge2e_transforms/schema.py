@@ -44,6 +44,8 @@ KEY_UTTERANCE = "utterance/id"
 KEY_SESSION = "utterance/session"
 KEY_START = "utterance/start"
 KEY_LENGTH = "utterance/length"
+KEY_AUGMENTATION = "utterance/augmentation"
+KEY_PARENT = "utterance/parent"
 # Columns of a shard's index that repeat a field of the record.
 REPEATED = {
     "label": KEY_LABEL,
@@ -55,6 +57,8 @@ REPEATED = {
     "start": KEY_START,
     "samples": KEY_LENGTH,
 }
+# And those that only a dataset with augmentation has.
+REPEATED_OF_COPIES = {"augmentation": KEY_AUGMENTATION, "parent_id": KEY_PARENT}
 
 PCM16_SCALE = 32768.0  # steps of a 16-bit sample from 0 to 1
 
@@ -62,6 +66,10 @@ PCM16_SCALE = 32768.0  # steps of a 16-bit sample from 0 to 1
 FLAG_SHORT = 1  # less than one crop of voice; only kept because its split drops nothing, or by the recipe
 FLAG_UNVOICED = 2  # no voice was found: kept whole, unspliced
 FLAG_PART = 4  # one of several records that an utterance over `max_part_s` was cut into
+
+# Above these bits stands the number of a copy: 0 for the utterance itself, which its copies share their number with.
+COPY_SHIFT = 3
+MAX_COPIES = 31  # as `flags` has eight bits in the index of a split
 
 # Names that a writer gives to the files of a dataset; nothing else is ever removed from its folder.
 _GENERATED = r"-[0-9a-f]{8}"
@@ -142,8 +150,11 @@ def ledger_file(generation: str) -> str:
     return f"ledger-{generation}.parquet"
 
 
-def index_schema(n_bins: int) -> pa.Schema:
-    """Columns of a shard's index: integers for the sampler, then text and figures for people."""
+def index_schema(n_bins: int, augmented: bool = False) -> pa.Schema:
+    """Columns of a shard's index: integers for the sampler, then text and figures for people.
+
+    `augmented`: with the columns of a dataset that may hold copies of utterances.
+    """
     import pyarrow as pa
 
     integers = [(name, pa.int64() if name in _WIDE else pa.int32()) for name in SAMPLER_COLUMNS]
@@ -159,7 +170,15 @@ def index_schema(n_bins: int) -> pa.Schema:
         ("mean", pa.list_(pa.float32(), n_bins)),  # per bin over the record's frames
         ("deviation", pa.list_(pa.float32(), n_bins)),
     ]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in integers + text + figures])
+    copies = [
+        ("augmentation", pa.string()),  # what was done: 'noise', 'speed0.9', 'speed0.9+room'; '' for nothing
+        ("parent_id", pa.string()),  # utterance id of the manifest's row; the record's own where nothing was done
+    ]
+    columns = integers + text + figures + (copies if augmented else [])
+    fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
+    if augmented:
+        fields.append(pa.field("snr_db", pa.float32()))  # of added sound; null where there is none
+    return pa.schema(fields)
 
 
 def split_index_schema() -> pa.Schema:

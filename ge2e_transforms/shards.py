@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ge2e_transforms import audio, records, schema
-from ge2e_transforms.decoded import AudioLoader, AudioSource, Recordings
+from ge2e_transforms.augmentation import MARK, sped
+from ge2e_transforms.copies import Copies
+from ge2e_transforms.decoded import AudioLoader, AudioSource, Recordings, Samples
 from ge2e_transforms.errors import (
     AlreadyThereError,
     DataError,
@@ -31,12 +33,35 @@ from ge2e_transforms.errors import (
 )
 from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
 from ge2e_transforms.identity import Tombstones, erased_row
+from ge2e_transforms.mixing import at_speed
 from ge2e_transforms.planning import ShardTask
 from ge2e_transforms.sums import frame_sums
 from ge2e_transforms.utterance import Utterance, ledger_row
 
-# Label, numbers of utterance and session, and audio_hash.
-_Numbers = tuple[int, int, int, int]
+
+class _Spoken(NamedTuple):
+    """What the records of an utterance and of its copies share.
+
+    row: the utterance at its speed.
+    parent: utterance id of its row in the manifest; treatment: what was done to all of them, such as 'speed0.9'.
+    """
+
+    row: Utterance
+    parent: str
+    treatment: str
+    label: int
+    utterance: int
+    session: int
+    audio_hash: int
+
+
+class _Copied(NamedTuple):
+    """Which copy of an utterance a record is of, 0 for itself; and what was done to it."""
+
+    number: int = 0
+    kind: str = ""
+    name: str = ""
+    snr_db: float | None = None
 
 
 @dataclass
@@ -74,18 +99,25 @@ class FrameSums:
 
 @dataclass
 class ShardSums:
-    """What a shard holds, as its done file says it."""
+    """What a shard holds, as its done file says it.
+
+    `copies` were made of its utterances, and count as none; `sped` rows at another speed count beside the `rows`, and
+    as utterances.
+    """
 
     rows: int = 0
     utterances: int = 0
     speakers: int = 0
+    copies: int = 0
+    sped: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     ledger: list[LedgerRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        names = ("rows", "utterances", "speakers", "copies", "sped")
         return {
-            **{name: getattr(self, name) for name in ("rows", "utterances", "speakers")},
+            **{name: getattr(self, name) for name in names},
             **{name: dict(sorted(getattr(self, name).items())) for name in ("filtered", "rejected")},
             "ledger": [list(row) for row in self.ledger],
         }
@@ -143,6 +175,7 @@ class ShardWriter:
         open_audio: where encoded audio comes from.
         known: what is known of its speakers.
         load: what decodes it; by default `audio.load`.
+        copies: what is written beside the utterances.
     """
 
     def __init__(
@@ -153,6 +186,7 @@ class ShardWriter:
         open_audio: AudioSource,
         known: Known | None = None,
         load: AudioLoader | None = None,
+        copies: Copies | None = None,
     ) -> None:
         self._known = known or Known()
         self._task = task
@@ -160,7 +194,9 @@ class ShardWriter:
         self._sources = {name: number for number, name in enumerate(sources)}
         self._open_audio = open_audio
         self._load = load or audio.load
-        self._columns: dict[str, list[Any]] = {name: [] for name in schema.index_schema(extractor.recipe.n_bins).names}
+        self._copies = copies
+        self._schema = schema.index_schema(extractor.recipe.n_bins, augmented=copies is not None)
+        self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._sums, self._frames = ShardSums(), FrameSums()
         self._digest = hashlib.sha256()
         self._offset = 0
@@ -172,16 +208,17 @@ class ShardWriter:
         """
         wanted = [row for row in ordered if not self._known.refusal(row)]
         config, folder = self._extractor.recipe.audio, records_path.parent
+        factors = self._copies.config.factors(self._task.split) if self._copies else (1.0,)
         with (
-            Recordings(wanted, config, self._open_audio, self._load, folder) as recordings,
+            Recordings(wanted * len(factors), config, self._open_audio, self._load, folder) as recordings,
             records_path.open("wb") as stream,
         ):
             label = self._task.label  # of the next new speaker
             for speaker, group in itertools.groupby(ordered, key=lambda row: row.speaker_key):
                 known = self._known.labels.get(speaker)
-                self._write_speaker(group, label if known is None else known, recordings, stream)
-                label += known is None
-        table = pa.Table.from_pydict(self._columns, schema=schema.index_schema(self._extractor.recipe.n_bins))
+                self._write_speeds(list(group), factors, label if known is None else known, recordings, stream)
+                label += len(factors) if known is None else 0
+        table = pa.Table.from_pydict(self._columns, schema=self._schema)
         return {
             "generation": self._task.generation,
             "split": self._task.split,
@@ -194,17 +231,39 @@ class ShardWriter:
             **self._frames.to_json(),
         }
 
-    def _write_speaker(self, rows: Iterable[Utterance], label: int, recordings: Recordings, stream: BinaryIO) -> None:
+    def _write_speeds(
+        self,
+        rows: Sequence[Utterance],
+        factors: Sequence[float],
+        label: int,
+        recordings: Recordings,
+        stream: BinaryIO,
+    ) -> None:
+        """A speaker, and what was written of it at other speeds as a speaker each, with the labels that follow."""
+        self._sums.rows += len(rows)
+        written = self._write_speaker(rows, 1.0, label, recordings, stream)
+        kept = set(map(id, written))
+        for number, factor in enumerate(factors[1:], 1):
+            for row in rows:
+                if id(row) not in kept and not self._known.refusal(row):
+                    recordings.pass_over(row)
+            self._sums.sped += len(written)
+            self._write_speaker(written, factor, label + number, recordings, stream)
+
+    def _write_speaker(
+        self, rows: Sequence[Utterance], factor: float, label: int, recordings: Recordings, stream: BinaryIO
+    ) -> list[Utterance]:
+        """Writes a speaker at a speed, and returns the rows that could be written."""
         sessions: dict[str, int] = {}
-        written: Utterance | None = None
-        utterances = 0
-        for row in rows:
-            self._sums.rows += 1
+        written: list[Utterance] = []
+        for source in rows:
+            row = _at_speed(source, factor)
             try:
-                if refusal := self._known.refusal(row):
+                if factor == 1 and (refusal := self._known.refusal(row) or _double(written, row)):
                     raise refusal
-                _refuse_double(written, row)
-                samples = recordings.take(row)
+                samples = recordings.take(source)
+                if factor != 1:
+                    samples = at_speed(samples, self._extractor.recipe.audio.sample_rate_hz, factor)
                 extraction = self._extractor.extract(
                     samples, utterance_id=row.utterance_id, keep_all=self._task.keep_all
                 )
@@ -212,31 +271,56 @@ class ShardWriter:
                 getattr(self._sums, error.kind)[error.reason] += 1
                 self._sums.ledger.append(self._known.ledger_row(row, error))
                 continue
-            written = row
             session = sessions.setdefault(row.session_id, len(sessions))
+            treatment = "" if factor == 1 else f"speed{factor:g}"
             audio_hash = audio.content_hash(samples)
-            for segment in extraction.segments:
-                self._write_record(row, segment, extraction, (label, utterances, session, audio_hash), stream)
-            utterances += 1
-        self._sums.utterances += utterances
-        self._sums.speakers += utterances > 0
+            spoken = _Spoken(row, source.utterance_id, treatment, label, len(written), session, audio_hash)
+            self._write_records(spoken, _Copied(), extraction, stream)
+            for copied, found in self._copied(row, samples, extraction):
+                self._write_records(spoken, copied, found, stream)
+                self._sums.copies += 1
+            written.append(source)
+        self._sums.utterances += len(written)
+        self._sums.speakers += bool(written)
+        return written
+
+    def _copied(self, row: Utterance, samples: Samples, extraction: Extraction) -> Iterator[tuple[_Copied, Extraction]]:
+        if self._copies is None or self._task.split not in self._copies.config.splits:
+            return
+        made = self._copies.made(f"{row.speaker_key}{MARK}{row.utterance_id}", samples, extraction, self._load)
+        for number, copy in enumerate(made, 1):
+            found = self._extractor.extract(
+                copy.samples,
+                utterance_id=f"{row.utterance_id}{MARK}{copy.name}",
+                keep_all=self._task.keep_all,
+                voiced=extraction.voiced,
+            )
+            yield _Copied(number, copy.kind, copy.name, copy.snr_db), found
+
+    def _write_records(self, spoken: _Spoken, copied: _Copied, extraction: Extraction, stream: BinaryIO) -> None:
+        for segment in extraction.segments:
+            self._write_record(spoken, copied, segment, extraction, stream)
 
     def _write_record(
-        self, row: Utterance, segment: Segment, extraction: Extraction, numbers: _Numbers, stream: BinaryIO
+        self, spoken: _Spoken, copied: _Copied, segment: Segment, extraction: Extraction, stream: BinaryIO
     ) -> None:
-        label, utterance, session, audio_hash = numbers
+        row = spoken.row
         repeated: dict[str, str | int] = {
-            "label": label,
+            "label": spoken.label,
             "speaker_id": row.speaker_key,
-            "utterance_id": row.utterance_id,
+            "utterance_id": f"{row.utterance_id}{MARK}{copied.name}" if copied.name else row.utterance_id,
             "session_id": row.session_id,
             "source": row.source,
             "subset": row.subset,
             "start": segment.start,
             "samples": segment.samples,
         }
-        fields = {key: repeated[name] for name, key in schema.REPEATED.items()}
-        framed, payload = records.encode_record(segment.values, fields)
+        keys = schema.REPEATED
+        if self._copies:
+            treatments = filter(None, (spoken.treatment, copied.kind))
+            repeated |= {"augmentation": "+".join(treatments), "parent_id": spoken.parent}
+            keys = {**keys, **schema.REPEATED_OF_COPIES}
+        framed, payload = records.encode_record(segment.values, {key: repeated[name] for name, key in keys.items()})
         stream.write(framed)
         self._digest.update(framed)
         mean, deviation = self._frames.add(segment.values)
@@ -246,20 +330,27 @@ class ShardWriter:
             "length": len(framed),
             "payload_offset": self._offset + payload,
             "frames": len(segment.values),
-            "utterance_index": utterance,
-            "session_index": session,
+            "utterance_index": spoken.utterance,
+            "session_index": spoken.session,
             "source_index": self._sources[row.source],
-            "flags": segment.flags,
+            "flags": segment.flags | copied.number << schema.COPY_SHIFT,
             "audio_path": "" if self._known.pseudonymous else row.audio_path,
             "voiced_fraction": extraction.voiced_fraction,
             "gain_db": extraction.gain_db,
-            "audio_hash": audio_hash,
+            "audio_hash": spoken.audio_hash,
             "mean": mean,
             "deviation": deviation,
+            "snr_db": copied.snr_db,
         }
         for name, column in self._columns.items():
             column.append(values[name])
         self._offset += len(framed)
+
+
+def _at_speed(row: Utterance, factor: float) -> Utterance:
+    if factor == 1:
+        return row
+    return row._replace(speaker_id=sped(row.speaker_id, factor), utterance_id=sped(row.utterance_id, factor))
 
 
 def write_index(table: pa.Table, path: Path) -> dict[str, Any]:
@@ -271,9 +362,10 @@ def write_index(table: pa.Table, path: Path) -> dict[str, Any]:
     return {"index_bytes": len(content), "index_sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _refuse_double(written: Utterance | None, row: Utterance) -> None:
-    if written is not None and written.utterance_id == row.utterance_id:
-        raise DoubledUtteranceError(
-            f"utterance {row.utterance_id!r} of speaker {row.speaker_key!r} stands before, in {written.manifest} "
-            f"at {written.position}: that row is kept; give each row an utterance_id of its own"
-        )
+def _double(written: Sequence[Utterance], row: Utterance) -> DoubledUtteranceError | None:
+    if not written or written[-1].utterance_id != row.utterance_id:
+        return None
+    return DoubledUtteranceError(
+        f"utterance {row.utterance_id!r} of speaker {row.speaker_key!r} stands before, in {written[-1].manifest} "
+        f"at {written[-1].position}: that row is kept; give each row an utterance_id of its own"
+    )

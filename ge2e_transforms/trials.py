@@ -168,7 +168,7 @@ def _find(dataset: Dataset, ids: dict[str, int]) -> list[tuple[int, set[tuple[st
     depths = sorted({name.count("/") for name in ids})
     found: list[tuple[int, set[tuple[str, str]]]] = [(4, set()) for _ in ids]  # there are rules 0 to 3
     for place in [(split, shard) for split in dataset.splits for shard in range(len(dataset.shards(split)))]:
-        table = dataset.shard_index(*place, _TEXT_COLUMNS)
+        table = dataset.shard_index(*place, (*_TEXT_COLUMNS, *(("augmentation",) if dataset.augmented else ())))
         pairs = list(zip(*(table[name].to_pylist() for name in _TEXT_COLUMNS[:2]), strict=True))
         for rule, column in _keys(table, depths):
             for row, name in enumerate(column.to_pylist()):
@@ -186,6 +186,8 @@ def _find(dataset: Dataset, ids: dict[str, int]) -> list[tuple[int, set[tuple[st
 def _keys(table: pa.Table, depths: list[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
     """Rules, the first that fits goes, and what an id must be by them; paths are cut to the depths that ids have."""
     speaker, utterance, path = (table[name] for name in _TEXT_COLUMNS)
+    if "augmentation" in table.column_names:  # copies have the path of their utterance, which is meant
+        path = pc.if_else(pc.equal(table["augmentation"], ""), path, None)
     yield 0, pc.binary_join_element_wise(speaker, utterance, "/")
     yield 1, utterance
     yield 2, path

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ge2e_transforms.errors import CorruptRecordError
+from ge2e_transforms.schema import COPY_SHIFT
 
 Ints = npt.NDArray[np.int64]
 
 # Columns of a shard's index that say where the records of its utterances lie.
-PLACE_COLUMNS = ("offset", "length", "frames", "label", "utterance_index", "start")
+PLACE_COLUMNS = ("offset", "length", "frames", "label", "utterance_index", "start", "flags")
 
 
 class RecordRow(NamedTuple):
@@ -49,7 +50,7 @@ def utterance_rows(table: pa.Table, shard: int, shard_bytes: int) -> UtteranceRo
     Raises:
         CorruptRecordError: a record would not lie within the `shard_bytes` of its file.
     """
-    offset, length, frames, label, number, start = (table[name].to_numpy() for name in PLACE_COLUMNS)
+    offset, length, frames, label, number, start, flags = (table[name].to_numpy() for name in PLACE_COLUMNS)
     unfit = np.flatnonzero((offset < 0) | (length < 0) | (offset > shard_bytes) | (length > shard_bytes - offset))
     if len(unfit):
         row = int(unfit[0])
@@ -58,7 +59,8 @@ def utterance_rows(table: pa.Table, shard: int, shard_bytes: int) -> UtteranceRo
             f"{length[row]} bytes at offset {offset[row]}: the index is damaged, or not of this shard"
         )
     new = np.ones(len(table), dtype=np.bool_)
-    new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1])
+    copy = flags >> COPY_SHIFT  # a copy of an utterance has its number
+    new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1]) | (copy[1:] != copy[:-1])
     order = np.lexsort((start, np.cumsum(new)))  # stable: parts of one start stay as stored
     first = np.flatnonzero(new)
     counts = np.diff(first, append=len(table))

@@ -54,6 +54,8 @@ def verify(dataset: Dataset) -> VerifyReport:
         _check_split(dataset, split, tables)
     statistics.check(dataset)
     _check_balance(dataset)
+    if dataset.augmented:
+        _check_copies(dataset)
     return report
 
 
@@ -152,13 +154,14 @@ def _check_shard(
     index = dataset.shard_index(split, number)
     rows = index.to_pylist()
     _check_hashes(index_path, index)
+    repeated = {**schema.REPEATED, **(schema.REPEATED_OF_COPIES if dataset.augmented else {})}
     frames, kind = 0, f"{dataset.recipe.n_bins} bins of {records.DTYPES[dataset.recipe.dtype]}"
     with path.open("rb") as stream:
         found = records.read_records(stream, str(path))
         for row, (offset, data) in zip(rows, found, strict=False):
             where = f"{path} at offset {offset}"
             values, fields = records.decode_example(data, where)
-            _check_record(where, row, offset, data, values, fields, kind)
+            _check_record(where, row, offset, data, values, (fields, repeated), kind)
             _check_speaker(where, row, split, speakers)
             _check_source(where, row, dataset.metadata["datasets"])
             _check_figures(where, row, values)
@@ -200,9 +203,10 @@ def _check_record(
     offset: int,
     data: bytes,
     values: npt.NDArray[Any],
-    fields: dict[str, str | int],
+    repeated: tuple[dict[str, str | int], dict[str, str]],
     kind: str,
 ) -> None:
+    fields, keys = repeated
     payload = offset + records.HEADER_BYTES + len(data) - values.nbytes
     framed = records.HEADER_BYTES + len(data) + records.FOOTER_BYTES
     expected: dict[str, str | int] = {
@@ -211,7 +215,7 @@ def _check_record(
         "payload_offset": payload,
         "frames": len(values),
     }
-    expected |= {name: fields.get(key, "missing") for name, key in schema.REPEATED.items()}
+    expected |= {name: fields.get(key, "missing") for name, key in keys.items()}
     for name, value in expected.items():
         if row[name] != value:
             raise CorruptRecordError(f"{where}: the index says {name}={row[name]!r}, the record {value!r}")
@@ -343,8 +347,26 @@ def _check_balance(dataset: Dataset) -> None:
         if dict(Counter(reasons)) != counts[kind]:
             raise DatasetError(f"metadata counts {kind} {counts[kind]}, the ledger holds {dict(Counter(reasons))}")
     written = sum(split["utterances"] for split in dataset.metadata["splits"].values())
-    if (written, written + len(ledger)) != (counts["written"], counts["rows"]):
+    rows = counts["rows"] + counts.get("sped", 0)
+    if (written, written + len(ledger)) != (counts["written"], rows):
         raise DatasetError(
-            f"the sums do not balance: {counts['rows']} rows, {counts['written']} written, but {written} are there "
-            f"and {len(ledger)} in the ledger"
+            f"the sums do not balance: {rows} rows, {counts['written']} written, but {written} are there and "
+            f"{len(ledger)} in the ledger"
         )
+
+
+def _check_copies(dataset: Dataset) -> None:
+    """The copies that metadata counts are there, each of an utterance that is there."""
+    copies = 0
+    for split in dataset.splits:
+        index = dataset.index(split)
+        utterance = index["label"].astype(np.int64) << 32 | index["utterance_index"]
+        number = index["flags"] >> schema.COPY_SHIFT
+        copies += len(np.unique(np.stack([utterance, number.astype(np.int64)])[:, number > 0], axis=1).T)
+        if len(orphans := np.setdiff1d(utterance, utterance[number == 0])):
+            label, of_speaker = divmod(int(orphans[0]), 1 << 32)
+            raise DatasetError(
+                f"split {split!r}: utterance {of_speaker} of label {label} has copies but is not there itself"
+            )
+    if copies != (stated := dataset.metadata["counts"]["copies"]):
+        raise DatasetError(f"metadata counts {stated} copies, the indexes hold {copies}")

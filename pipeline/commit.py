@@ -22,6 +22,9 @@ from pipeline.options import JobConfig
 from pipeline.verdict import recorded
 
 _KINDS = ("filtered", "rejected")
+# Counts of a dataset with augmentation: rows at other speeds, which are written, filtered or rejected beside those of
+# the manifests, and copies, which are part of their utterance.
+_MADE = ("sped", "copies")
 
 
 def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def commit(job: JobConfig, plan: Plan, rejected: Iterable[LedgerRow]) -> dict[st
     counts = _balance(plan, new, ledger)
     if _over_limit(job, counts):
         raise CommitError(_refusal(job, counts, ledger))
-    facts = _facts(job, plan, counts)
+    facts = _facts(job, plan, counts, new)
     if stands == plan.generation:
         facts["token"] = previous.metadata.get("token", facts["token"])  # who made it, not who found it made
     if plan.grows:
@@ -76,13 +79,18 @@ def _balance(plan: Plan, new: list[Part], ledger: list[LedgerRow]) -> dict[str, 
     written = sum(part.done["utterances"] for part in new)
     by_kind = {kind: tables.add_counts({row.reason: 1} for row in ledger if row.kind == kind) for kind in _KINDS}
     total = written + sum(sum(by_kind[kind].values()) for kind in _KINDS)
-    if total != rows:
+    made = {name: sum(part.done[name] for part in new) for name in _MADE} if plan.augmentation else {}
+    if total != rows + made.get("sped", 0):
         raise CommitError(
-            f"the sums do not balance: the manifests hold {rows} rows, but {written} written + "
+            f"the sums do not balance: the manifests hold {rows} rows{_beside(made)}, but {written} written + "
             f"{by_kind['filtered']} filtered + {by_kind['rejected']} rejected make {total}. Was a manifest "
             "changed while the job ran? Nothing was published"
         )
-    return {"rows": rows, "written": written, **by_kind}
+    return {"rows": rows, **made, "written": written, **by_kind}
+
+
+def _beside(made: Mapping[str, int]) -> str:
+    return f" and {made['sped']} were made of them at other speeds" if made.get("sped") else ""
 
 
 def _over_limit(job: JobConfig, counts: dict[str, Any]) -> bool:
@@ -105,10 +113,11 @@ def _refusal(job: JobConfig, counts: dict[str, Any], ledger: list[LedgerRow]) ->
     )
 
 
-def _facts(job: JobConfig, plan: Plan, counts: dict[str, Any]) -> dict[str, Any]:
+def _facts(job: JobConfig, plan: Plan, counts: dict[str, Any], new: list[Part]) -> dict[str, Any]:
     """What metadata says that does not follow from the shards."""
     recipe = job.recipe
     return {
+        **_augmentation_facts(plan, new),
         "format": schema.FORMAT,
         "format_version": schema.FORMAT_VERSION,
         "generation": plan.generation,
@@ -135,11 +144,29 @@ def _facts(job: JobConfig, plan: Plan, counts: dict[str, Any]) -> dict[str, Any]
     }
 
 
+def _augmentation_facts(plan: Plan, new: list[Part]) -> dict[str, Any]:
+    if plan.augmentation is None:
+        return {}
+    told: dict[str, str] = {}
+    for part in new:
+        told |= part.done["unusable_sounds"]
+    fingerprint = plan.augmentation.fingerprint({entry.kind: entry.sha256 for entry in plan.sounds})
+    return {
+        "augmentation": {
+            "config": plan.augmentation.to_dict(),
+            "fingerprint": fingerprint,
+            "sounds": [entry._asdict() for entry in plan.sounds],
+            "unusable": dict(sorted(told.items())),
+        }
+    }
+
+
 def _grown_facts(
     facts: dict[str, Any], stood: Mapping[str, Any], plan: Plan, again: Iterable[LedgerRow]
 ) -> dict[str, Any]:
     """What metadata says of a dataset after rows were added; `again`: those of its own that were tried once more."""
-    counts = {name: stood["counts"][name] + facts["counts"][name] for name in ("rows", "written")}
+    names = ("rows", *(_MADE if plan.augmentation else ()), "written")
+    counts = {name: stood["counts"][name] + facts["counts"][name] for name in names}
     tried = tables.add_counts({row.reason: 1} for row in again)
     counts["rows"] -= sum(tried.values())
     for kind in _KINDS:
@@ -148,6 +175,9 @@ def _grown_facts(
         counts[kind] = {reason: number for reason, number in sums.items() if number}
     grown = {name: facts[name] for name in ("generation", "token", "datasets", "next_label", "erased")}
     grown |= {"counts": counts, "history": [*stood["history"], *facts["history"]]}
+    if plan.augmentation:
+        unusable = {**stood["augmentation"]["unusable"], **facts["augmentation"]["unusable"]}
+        grown["augmentation"] = {**stood["augmentation"], "unusable": dict(sorted(unusable.items()))}
     if plan.kind == "add":
         grown["manifests"] = [*stood["manifests"], *facts["manifests"]]
     return grown

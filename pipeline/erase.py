@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from ge2e_transforms import erasing, schema
+from ge2e_transforms.augmentation import MARK, reserved, sped
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.errors import DatasetError, LedgerRow
 from ge2e_transforms.identity import Tombstones, erased_row, nameless, unread
@@ -65,10 +66,11 @@ def erase(output: str, speakers: Sequence[str], progress: Callable[[str], None] 
     gone = frozenset(speakers) - set(already)
     ledger = growth.ledger_of(output, stood)
     _refuse_unknown(output, stood, gone, ledger)
+    gone |= _at_other_speeds(stood, gone)
     if not gone:
         remove_replaced(output, stood)  # an attempt before may have died here
         return Erased(stood, 0, 0, 0, already)
-    tombstones = tombstones.with_speakers(gone)
+    tombstones = tombstones.with_speakers(speakers)
     generation = _generation(stood["generation"], tombstones)
     parts, concerned = [], 0
     standing = read_parts(output, standing_bases(stood))
@@ -80,8 +82,23 @@ def erase(output: str, speakers: Sequence[str], progress: Callable[[str], None] 
     left, rows = _without(ledger, gone), sum(row.speaker_id in gone for row in ledger)
     utterances = stood["counts"]["written"] - sum(part.done["utterances"] for part in parts)
     left += [_ERASED_UTTERANCE] * utterances
-    facts = {**stood, **_facts(stood, generation, tombstones, left, utterances)}
+    facts = {**stood, **_facts(stood, generation, tombstones, left, utterances, parts)}
     return Erased(assemble(output, facts, parts, left, previous), concerned, utterances, rows, already)
+
+
+def _at_other_speeds(stood: Mapping[str, Any], gone: Collection[str]) -> set[str]:
+    """The speakers that augmentation made of these; they cannot be erased for themselves.
+
+    Raises:
+        DatasetError: one of the speakers is such a one.
+    """
+    speeds = stood["augmentation"]["config"]["speed"] if "augmentation" in stood else []
+    if made := [name for name in sorted(gone) if speeds and reserved(name)]:
+        raise DatasetError(
+            f"{made[0]!r} is speaker {made[0].rpartition(MARK)[0]!r} at another speed: erase that one, and it goes "
+            "too. Nothing was erased"
+        )
+    return {sped(name, factor) for name in gone for factor in speeds}
 
 
 # An utterance that was written is not told by its row in a manifest: the index does not know it.
@@ -146,10 +163,17 @@ def _without(ledger: Iterable[LedgerRow], gone: Collection[str]) -> list[LedgerR
 
 
 def _facts(
-    stood: Mapping[str, Any], generation: str, tombstones: Tombstones, ledger: Iterable[LedgerRow], utterances: int
+    stood: Mapping[str, Any],
+    generation: str,
+    tombstones: Tombstones,
+    ledger: Iterable[LedgerRow],
+    utterances: int,
+    parts: Iterable[Part],
 ) -> dict[str, Any]:
     rows = list(ledger)
-    counts = {"rows": stood["counts"]["rows"], "written": stood["counts"]["written"] - utterances}
+    counts = {**stood["counts"], "written": stood["counts"]["written"] - utterances}
+    if "augmentation" in stood:
+        counts["copies"] = sum(part.done["copies"] for part in parts)
     for kind in ("filtered", "rejected"):
         counts[kind] = tables.add_counts({row.reason: 1} for row in rows if row.kind == kind)
     step = {"kind": "erase", "generation": generation, "content": ""}

@@ -14,6 +14,7 @@ from ge2e_transforms.splits import PlanConfig
 _RUN_EXAMPLES = """examples:
   ge2e run --manifest manifest.csv --output features
   ge2e run --manifest 'lists/*.csv.gz' --output features --test_speakers 40 --set n_mels=64
+  ge2e run --manifest manifest.csv --output features --augment augment.yaml
   ge2e run --manifest gs://bucket/manifest.csv --output gs://bucket/features -- \\
       --runner=DataflowRunner --project=P --region=R --temp_location=gs://bucket/tmp --setup_file=./setup.py
   ge2e run --manifest /shared/manifest.csv --output /shared/features -- \\
@@ -72,8 +73,15 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     add_isolation(parser)
     batch = "that the dataset proposes to the loader (default: %(default)d)"
     add_pseudonymize(parser)
+    add_augment(parser)
     parser.add_argument("--speakers_per_batch", type=int, default=8, metavar="N", help=f"N {batch}")
     parser.add_argument("--utterances_per_speaker", type=int, default=4, metavar="M", help=f"M {batch}")
+
+
+def add_augment(parser: argparse.ArgumentParser) -> None:
+    """The flag that names what is written beside the utterances."""
+    copies = "noisy, reverberated, coded and sped-up copies, as this YAML file says; docs/guides/augmentation.md"
+    parser.add_argument("--augment", default="", metavar="FILE", help=copies)
 
 
 def add_max_rejected(parser: argparse.ArgumentParser) -> None:

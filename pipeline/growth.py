@@ -76,6 +76,17 @@ def refuse_other_recipe(output: str, metadata: Mapping[str, Any], recipe: Recipe
     )
 
 
+def refuse_other_copies(output: str, metadata: Mapping[str, Any], augmented: str) -> None:
+    """Raises PlanError if copies of a dataset were drawn otherwise than by the augmentation of this fingerprint."""
+    stood = metadata.get("augmentation", {}).get("fingerprint", "")
+    if stood != augmented:
+        raise PlanError(
+            f"{output} was augmented otherwise (fingerprint {stood[:8] or 'none'}) than these rows would be "
+            f"({augmented[:8] or 'none'}): a dataset has one augmentation. Were the manifests of noise or rooms that "
+            "it names changed or moved since? Put them back, or write the new rows to another folder"
+        )
+
+
 def texts(values: Iterable[str]) -> pa.Array:
     """A set of texts, to look up in a column."""
     return pa.array(sorted(values), pa.string())

@@ -13,11 +13,13 @@ from apache_beam.io.filesystem import FileSystem
 from apache_beam.io.filesystems import FileSystems as FileSystems  # its import brings those that are installed
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, SetupOptions, StandardOptions
 
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.config import PRESETS, Recipe, parse_setting
 from ge2e_transforms.errors import ConfigError, SchemeError
 from ge2e_transforms.places import check_scheme
 from ge2e_transforms.splits import PlanConfig
 from pipeline import storage
+from pipeline.augment_file import read_augmentation
 
 LOCAL_RUNNER = "FnApiRunner"
 # Begins the token of a job that is written as a template: a verdict of one launch would fail the next ones.
@@ -41,6 +43,7 @@ class JobConfig:
         kind: 'run'; 'add' to the dataset in `output`, or 'retry' rows that it rejected.
         pseudonym_key: file of the key with which ids are replaced; empty where they are written as they are.
         allow_outside, allow_schemes: which rows may be opened; see `places.permitted`.
+        augmentation: what is written beside the utterances.
         isolate_decoder: recordings are decoded in a child process from the start; the bytes are the same.
         token: names this submission, for its verdict; begins with `TEMPLATE` where nobody waits for one.
     """
@@ -58,6 +61,7 @@ class JobConfig:
     allow_outside: bool = False
     allow_schemes: tuple[str, ...] = ()
     isolate_decoder: bool = False
+    augmentation: Augmentation | None = None
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -68,6 +72,8 @@ class JobConfig:
                 f"speakers_per_batch={self.speakers_per_batch}, utterances_per_speaker={self.utterances_per_speaker} "
                 "cannot be used: expected at least 2 speakers and 1 utterance"
             )
+        if self.augmentation:
+            self.augmentation.check_rate(self.recipe.audio.sample_rate_hz)
         _check_schemes(self.manifests, self.allow_schemes)
 
 
@@ -102,6 +108,7 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
         isolate_decoder=args.isolate_decoder,
+        augmentation=read_augmentation(absolute("--augment", args.augment)) if args.augment else None,
         token=uuid.uuid4().hex[:16],
     )
 

@@ -21,6 +21,7 @@ from ge2e_transforms.splits import SpeakerTotal
 from pipeline import growth, progress, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.read import read_key
+from pipeline.sound_lists import sound_lists
 from pipeline.verdict import recorded
 
 
@@ -61,13 +62,16 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
     present, summaries = publishing.read(job.output).metadata, list(summaries)
     erased = Tombstones.of(present) if present.get("erased") else None
     pseudonyms = "" if job.pseudonym_key == "" else read_key(job.pseudonym_key).check
-    content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms, job.allow_schemes)
+    sounds = tuple(sound_lists(job, job.augmentation)) if job.augmentation else ()
+    augmented = job.augmentation.fingerprint({entry.kind: entry.sha256 for entry in sounds}) if job.augmentation else ""
+    content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms, job.allow_schemes, augmented)
     growing, edition = None, None
     if job.kind == "run":
         edition = choose_edition(job, present, content)
         done = edition is None
     else:
         check_growth(job.output, present, job.recipe, pseudonyms)
+        growth.refuse_other_copies(job.output, present, augmented)
         done = present["token"] == job.token or any(
             (step["kind"], step["content"]) == ("add", content) for step in present["history"]
         )
@@ -84,6 +88,8 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
         erased=erased,
         pseudonyms=pseudonyms,
         allow_schemes=job.allow_schemes,
+        augmentation=job.augmentation,
+        sounds=sounds,
     )
     return dataclasses.replace(plan, standing=present.get("generation", ""))
 

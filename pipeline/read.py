@@ -13,14 +13,15 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
 from ge2e_transforms import lengths
-from ge2e_transforms.errors import ConfigError, LedgerRow, ManifestError, StorageError
+from ge2e_transforms.augmentation import reserved
+from ge2e_transforms.errors import BadRowError, ConfigError, LedgerRow, ManifestError, StorageError
 from ge2e_transforms.identity import Pseudonyms, nameless
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.places import permitted
 from ge2e_transforms.planning import ManifestSummary
 from ge2e_transforms.regular_files import NEVER_READABLE
 from ge2e_transforms.row_chunks import CHUNK_BYTES, CHUNK_ROWS, pack
-from ge2e_transforms.utterance import Utterance
+from ge2e_transforms.utterance import Utterance, ledger_row, shown
 from pipeline import growth, metrics, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.verdict import recorded
@@ -78,12 +79,23 @@ def read_key(path: str) -> Pseudonyms:
         ) from error
 
 
+def _unreserved(item: Utterance | LedgerRow) -> Utterance | LedgerRow:
+    """A row whose ids cannot be taken for those of a copy."""
+    for name in ("speaker_id", "utterance_id"):
+        if isinstance(item, Utterance) and reserved(getattr(item, name)):
+            what = f"{name}={shown(getattr(item, name))} ends as the ids of copies do: expected another with --augment"
+            return ledger_row(item, BadRowError(what))
+    return item
+
+
 def wanted_rows(job: JobConfig, stream: BinaryIO, path: str) -> Iterator[Utterance | LedgerRow]:
     """What a job takes of a manifest: all of it; of one that is read for a retry, the rows that were rejected.
 
     Where other rows stand in their places now, what the ledger said of them is given again.
     """
     items = permitted(read_rows(stream, path), job.allow_outside, job.allow_schemes)
+    if job.augmentation:
+        items = map(_unreserved, items)
     if job.pseudonym_key:
         pseudonyms = read_key(job.pseudonym_key)
         items = (nameless(item) if isinstance(item, LedgerRow) else pseudonyms.row(item) for item in items)

@@ -40,6 +40,15 @@ def reading(order: Sequence[str]) -> Iterator[AudioSource]:
         yield lambda location: location if _is_plain(location) else read(location)
 
 
+def encoded(location: str) -> str | bytes:
+    """One recording, not read ahead: a plain local file as its path, all else as its bytes.
+
+    Raises:
+        DataError, StorageError, OSError: as `open_source`.
+    """
+    return location if _is_plain(location) else open_source(location).read()
+
+
 def _is_plain(location: str) -> bool:
     return storage.is_local(location) and split_member(location) is None
 

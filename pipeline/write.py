@@ -18,6 +18,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 
+from ge2e_transforms.copies import Copies
 from ge2e_transforms.decoded import AudioLoader
 from ge2e_transforms.errors import ErasedSpeakerError, LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
@@ -32,6 +33,7 @@ from pipeline import growth, hygiene, metrics, recordings, storage, watchdog
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
 from pipeline.resources import cpu_name
+from pipeline.sound_lists import sounds_of
 from pipeline.verdict import recorded
 
 DONE, LEDGER = "done", "ledger"
@@ -85,6 +87,7 @@ def write_shard(
     sources: tuple[str, ...],
     known: Known | None = None,
     decoder: IsolatedDecoder | None = None,
+    copies: Copies | None = None,
 ) -> dict[str, Any]:
     """Builds and publishes one shard: records, then index, then its done file.
 
@@ -100,7 +103,7 @@ def write_shard(
             recordings.reading(recordings_of(row for row in ordered if not known.refusal(row))) as open_audio,
             storage.building(records_path, index_path) as (records_file, index_file),
         ):
-            writer = ShardWriter(task, extractor, sources, open_audio, known, load)
+            writer = ShardWriter(task, extractor, sources, open_audio, known, load, copies)
             made = writer.write(ordered, records_file, index_file)
             raise_if_interrupted()
         return made
@@ -108,6 +111,8 @@ def write_shard(
     with _started(storage.join(output, start_mark(task.base))) as died, _loader(decoder, died) as load:
         done = build(load)
         done["faults"] = _faults(done, known)
+        if copies is not None:
+            done["unusable_sounds"] = copies.faults
         # For questions about one machine or process later; the digest of a dataset leaves them out.
         done["written_by"] = f"{platform.node()}:{os.getpid()}"
         done["cpu"] = cpu_name()
@@ -199,7 +204,11 @@ class _WriteShardsFn(beam.DoFn):
                 assert self._extractor is not None  # set up by Beam before any element
                 rows = list(itertools.chain.from_iterable(map(unpack, parcels)))
                 known = known_people(self._job.output, plan, task, rows)
-                done = write_shard(self._job.output, task, rows, self._extractor, plan.sources, known, self._decoder)
+                sounds = sounds_of(self._job, plan)
+                copies = Copies(plan.augmentation, sounds, self._job.recipe) if plan.augmentation and sounds else None
+                done = write_shard(
+                    self._job.output, task, rows, self._extractor, plan.sources, known, self._decoder, copies
+                )
                 _count(done)
             else:
                 metrics.counter(metrics.SHARDS_ADOPTED).inc()

@@ -25,6 +25,7 @@ ORDER = [
     "stages",
     "config",
     "schema",
+    "augmentation",
     "rng",
     "augment",
     "utterance",
@@ -67,6 +68,9 @@ ORDER = [
     "lengths",
     "row_chunks",
     "decoded",
+    "mixing",
+    "sounds",
+    "copies",
     "shards",
     "erasing",
     "selftest",
@@ -112,11 +116,11 @@ ORDER = [
 ]
 # Who may import what is heavy, or tied to one purpose.
 ONLY = {
-    "soundfile": {"decoders"},
+    "soundfile": {"decoders", "mixing"},
     "av": {"decoders"},
     "soxr": {"audio"},
     "xxhash": {"audio"},
-    "scipy": {"features", "spectrum"},
+    "scipy": {"features", "spectrum", "mixing"},
     "numba": {"compiled"},
     "tensorflow": {"tf_reader"},
     "torch": {"torch_reader"},

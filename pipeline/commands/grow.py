@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.schema import METADATA_FILE
@@ -79,6 +80,7 @@ def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, An
         speakers_per_batch=present["speakers_per_batch"],
         utterances_per_speaker=present["utterances_per_speaker"],
         kind=kind,
+        augmentation=Augmentation.from_dict(present["augmentation"]["config"]) if "augmentation" in present else None,
         isolate_decoder=args.isolate_decoder,
         pseudonym_key=key,
         allow_outside=args.allow_outside,

@@ -1,0 +1,189 @@
+"""The augmented copies of one utterance: which noise, room or codec, by draws that belong to its id alone.
+
+So a copy does not depend on the shard, the worker or the order in which it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ge2e_transforms import mixing, sums, voice
+from ge2e_transforms.augmentation import ADDED, CODECS, MARK, Added, Augmentation, Copy
+from ge2e_transforms.config import Recipe
+from ge2e_transforms.decoded import AudioLoader
+from ge2e_transforms.errors import (
+    DataError,
+    MissingAudioError,
+    NoiseError,
+    UnreadableAudioError,
+)
+from ge2e_transforms.extractor import Extraction, Voiced
+from ge2e_transforms.mixing import Samples
+from ge2e_transforms.rng import Bits, below, derive
+from ge2e_transforms.sounds import Sounds
+
+# Streams of random bits of a copy's key. A change of their order changes every copy.
+_SNR, _TALKERS, _SOUND, _START, _CODEC, _LEVEL = range(6)
+# Sounds that are drawn for a copy until one can be used.
+_ATTEMPTS = 20
+# libsndfile's compression levels: at 16 kHz some 40 down to 22 kbit/s.
+_MP3_LEVELS = (0.2, 1.0)
+
+
+class MadeCopy(NamedTuple):
+    """One copy.
+
+    kind: one of `augmentation.KINDS`; name: with its number, as 'noise1'.
+    samples: `[n]` float32, as long as the utterance; no sample beyond what PCM16 holds.
+    snr_db: of added sound, on the voiced part; None of others.
+    """
+
+    kind: str
+    name: str
+    samples: Samples
+    snr_db: float | None
+
+
+class Copies:
+    """Makes the copies that a config asks for.
+
+    Args:
+        config: which ones.
+        sounds: the recordings of its lists.
+        recipe: of the dataset.
+
+    Attributes:
+        faults: what was wrong with sounds that could not be used, by location; others were drawn in their place.
+    """
+
+    def __init__(self, config: Augmentation, sounds: Sounds, recipe: Recipe) -> None:
+        self.config, self._sounds, self._recipe = config, sounds, recipe
+        self.faults: dict[str, str] = {}
+
+    def made(self, utterance: str, samples: Samples, extraction: Extraction, load: AudioLoader) -> Iterator[MadeCopy]:
+        """The copies of one utterance, one after the other.
+
+        Args:
+            utterance: speaker and utterance id, which seed all draws.
+            samples: `[n]` float32 mono at the recipe's rate.
+            extraction: of these samples.
+            load: what decodes sounds.
+
+        Raises:
+            NoiseError: a list names a recording that is not there, or none of those drawn can be used.
+        """
+        power = self._power(samples, extraction.voiced) if self.config.copies else 0.0
+        for copy in self.config.copies:
+            key = _key(self.config.seed, utterance, copy)
+            snr_db = None
+            if copy.kind in ADDED:
+                made, snr_db = self._added(copy.kind, key, (samples, power), extraction.voiced, load)
+            elif copy.kind == "room":
+                made = self._in_room(key, (samples, power), extraction.voiced, load)
+            else:
+                made = self._coded(key, samples)
+            yield MadeCopy(copy.kind, copy.name, mixing.limited(made), snr_db)
+
+    def _added(
+        self, kind: str, key: Bits, speech: tuple[Samples, float], voiced: Voiced, load: AudioLoader
+    ) -> tuple[Samples, float]:
+        (samples, power), config = speech, getattr(self.config, kind)
+        low, high = config.snr_db
+        snr_db = low + (high - low) * _uniform(derive(key, _SNR))
+        for attempt in range(_ATTEMPTS):
+            noise = self._noise(kind, derive(key, _SOUND, attempt), len(samples), load)
+            if noise is None:
+                continue
+            noise_power = self._power(noise, voiced)
+            if noise_power > 0:
+                return mixing.mix(samples, noise, mixing.noise_gain(power, noise_power, snr_db)), snr_db
+        raise self._none_usable(kind)
+
+    def _noise(self, kind: str, key: Bits, length: int, load: AudioLoader) -> Samples | None:
+        """One or more sounds, added up at equal power; None if one of them cannot be used or is silent."""
+        config: Added = getattr(self.config, kind)
+        fewest, most = config.talkers
+        talkers = fewest + int(below(derive(key, _TALKERS), most - fewest + 1)[0])
+        noise: Samples | None = None
+        for talker in range(talkers):
+            number = int(below(derive(key, _SOUND, talker), self._sounds.count(kind))[0])
+            try:
+                sound = self._sounds.sound(kind, number, load)
+            except DataError as error:
+                self._note(kind, number, error)
+                return None
+            spare = len(sound) - length
+            start = int(below(derive(key, _START, talker), spare + 1 if spare > 0 else len(sound))[0])
+            part = mixing.excerpt(sound, start, length)
+            if talkers == 1:
+                return part
+            power = float(np.sum(sums.hop_energies(part, sums.mean(part), length))) / length
+            if power == 0:
+                return None
+            scaled = part * np.float32(1 / math.sqrt(power))
+            noise = scaled if noise is None else np.add(noise, scaled, out=noise)
+        return noise
+
+    def _in_room(self, key: Bits, speech: tuple[Samples, float], voiced: Voiced, load: AudioLoader) -> Samples:
+        """In a room, as loud as before."""
+        samples, power = speech
+        for attempt in range(_ATTEMPTS):
+            number = int(below(derive(key, _SOUND, attempt), self._sounds.count("room"))[0])
+            try:
+                room = self._sounds.room(number, load)
+            except DataError as error:
+                self._note("room", number, error)
+                continue
+            made = room.apply(samples)
+            heard = self._power(made, voiced)
+            if heard > 0:
+                made *= np.float32(math.sqrt(power / heard))
+            return made
+        raise self._none_usable("room")
+
+    def _coded(self, key: Bits, samples: Samples) -> Samples:
+        rate = self._recipe.audio.sample_rate_hz
+        codecs = () if self.config.codec is None else self.config.codec.codecs
+        codec = codecs[int(below(derive(key, _CODEC), len(codecs))[0])]
+        if codec == CODECS[0]:
+            low, high = _MP3_LEVELS
+            return mixing.through_mp3(samples, rate, low + (high - low) * _uniform(derive(key, _LEVEL)))
+        return mixing.through_telephone(samples, rate)
+
+    def _power(self, samples: Samples, voiced: Voiced) -> float:
+        """Mean square of the voiced part, less the mean of all samples."""
+        hop = self._recipe.voice.voice_hop
+        energies = sums.hop_energies(samples, sums.mean(samples), hop)
+        return voice.energy_of(energies, hop, voiced.intervals) / voiced.length
+
+    def _note(self, kind: str, number: int, error: DataError) -> None:
+        location = self._sounds.location(kind, number)
+        if isinstance(error, MissingAudioError | UnreadableAudioError):
+            raise NoiseError(
+                f"the manifest of augment.{kind} names a recording that cannot be opened: {error}. All workers must "
+                "reach all of its recordings: a copy would depend on the worker otherwise. Run the same command again "
+                "when they do; finished shards are kept"
+            ) from error
+        self.faults[location] = f"{error.reason}: {error}"
+
+    def _none_usable(self, kind: str) -> NoiseError:
+        found = "; ".join(list(self.faults.values())[:3]) or "they are silent"
+        return NoiseError(
+            f"of {_ATTEMPTS} recordings drawn from the manifest of augment.{kind} none can be used ({found}): expected "
+            "a list of sounds, such as `ge2e manifest musan` writes"
+        )
+
+
+def _key(seed: int, utterance: str, copy: Copy) -> Bits:
+    text = f"{seed}{MARK}{utterance}{MARK}{copy.name}"
+    return derive(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"), 0)
+
+
+def _uniform(bits: Bits) -> float:
+    """A number in [0, 1) of 53 random bits."""
+    return int(bits[0] >> np.uint64(11)) * 2.0**-53
