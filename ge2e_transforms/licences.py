@@ -34,6 +34,8 @@ _KNOWN = {
     "voxceleb": Licence("VoxCeleb", "CC BY 4.0 (metadata)", "other", _VOXCELEB),
     "voxceleb1": Licence("VoxCeleb1", "CC BY 4.0 (metadata)", "other", _VOXCELEB),
     "voxceleb2": Licence("VoxCeleb2", "CC BY 4.0 (metadata)", "other", _VOXCELEB),
+    "musan": Licence("MUSAN", "CC BY 4.0", "cc-by-4.0", "of the collection; its LICENSE files name those of its parts"),
+    "rirsnoises": Licence("RIRS_NOISES", "Apache 2.0", "apache-2.0", "of the collection; its noises are of MUSAN, too"),
     "commonvoice": Licence(
         "Common Voice", "CC0 1.0", "cc0-1.0", "its terms of use forbid to find out who a speaker is"
     ),

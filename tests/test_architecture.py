@@ -38,6 +38,7 @@ ORDER = [
     "list_files",
     "corpora",
     "tabled_corpora",
+    "noise_corpora",
     "kaldi_lists",
     "toolkit_lists",
     "lhotse_lists",

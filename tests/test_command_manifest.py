@@ -129,6 +129,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 KINDS = (
     *("librispeech", "libritts", "voxceleb1", "voxceleb2", "vctk", "common_voice", "audiofolder", "pattern"),
+    *("musan", "rirs"),
     *("kaldi", "lhotse", "nemo", "wespeaker", "speechbrain", "list"),
 )
 
@@ -195,6 +196,37 @@ def test_trees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hub" / "metadata.csv").write_text("file_name,reader\ntrain/a.mp3,7\n")
     hub = ["audiofolder", str(tmp_path / "hub"), "--speaker_column", "reader", "--source", "s"]
     assert made(tmp_path, *hub) == [("s/7", "train/a.mp3", "s", "train")]
+
+
+def test_noise_and_rooms(tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """A part of each, with durations; the rows that are written name the channel of real rooms."""
+    written(tmp_path, "musan/speech/us-gov/speech-us-gov-0000.wav", "musan/music/fma/music-fma-0000.wav")
+    synth.write(tmp_path / "musan/noise/free-sound/noise-free-sound-0000.wav", synth.tone(200, 1.5), 16000)
+    noises = ["musan", str(tmp_path), "--subset", "noise", "--headers"]
+    noise = ("musan/noise-free-sound-0000", "noise-free-sound-0000", "musan", "")
+    assert made(tmp_path, *noises) == [noise]
+    assert [row.duration_s for row in rows_of(tmp_path / "out.csv")] == [1.5]
+    assert made(tmp_path, *noises, "--namespace", "n") == [("n/noise-free-sound-0000", *noise[1:])]
+    response = "air_type1_air_phone_stairway1_hfrp"
+    real = tmp_path / "RIRS_NOISES" / "real_rirs_isotropic_noises"
+    synth.write(real / f"{response}.wav", [[0.5, 0.25]] * 800, 16000)
+    (real / "rir_list").write_text(f"--rir-id 00001 --room-id air_phone_stairway1 RIRS_NOISES/{response}.wav\n")
+    (real / "noise_list").write_text("")
+    written(tmp_path / "RIRS_NOISES", *(f"simulated_rirs/smallroom/Room001/Room001-0000{n}.wav" for n in range(9)))
+    rooms = ["rirs", str(tmp_path / "RIRS_NOISES"), "--max_utterances", "2"]
+    found = made(tmp_path, *rooms)
+    assert [speaker for speaker, *_ in found] == [
+        "rirs_noises/air_phone_stairway1",
+        *["rirs_noises/smallroom-Room001"] * 2,
+    ]
+    assert [(row.subset, row.channel) for row in rows_of(tmp_path / "out.csv")] == [
+        ("real", 0),
+        *[("smallroom", None)] * 2,
+    ]
+    part = made(tmp_path, *rooms, "--subset", "real", "--headers", "--namespace", "n")
+    assert part == [("n/air_phone_stairway1", response, "rirs_noises", "")]
+    assert [row.duration_s for row in rows_of(tmp_path / "out.csv")] == [0.05]
+    assert caplog.text == ""
 
 
 def test_lists_of_toolkits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,8 @@ def test_names_of_sources_cannot_act(tmp_path: Path) -> None:
         ("", "unknown", "unknown"),
         ("common_voice_it", "CC0 1.0", "cc0-1.0"),  # as `ge2e manifest` names the sources of Common Voice
         ("libritts", "CC BY 4.0", "cc-by-4.0"),
+        ("musan", "CC BY 4.0", "cc-by-4.0"),
+        ("rirs_noises", "Apache 2.0", "apache-2.0"),
     ],
 )
 def test_licences_by_the_name_of_the_source(source: str, name: str, identifier: str) -> None:

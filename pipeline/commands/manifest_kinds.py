@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from ge2e_transforms import corpora, tabled_corpora, toolkit_lists
+from ge2e_transforms import corpora, noise_corpora, tabled_corpora, toolkit_lists
 from ge2e_transforms.errors import LedgerRow, ManifestError
 from ge2e_transforms.kaldi_lists import kaldi
 from ge2e_transforms.lhotse_lists import lhotse
@@ -31,6 +31,8 @@ def add_kinds(kinds: Any, shared: argparse.ArgumentParser) -> None:
     _add_common_voice(kinds, [shared, tree])
     _add_audiofolder(kinds, [shared, tree])
     _add_pattern(kinds, [shared, tree])
+    _add_musan(kinds, [shared, tree])
+    _add_rirs(kinds, [shared, tree])
     _add_kaldi(kinds, [shared, listed])
     _add_lhotse(kinds, [shared, listed])
     _add_nemo(kinds, [shared, listed])
@@ -185,6 +187,39 @@ examples:
     parser = _add(kinds, parents, "pattern", "any tree of files, by a pattern of their paths", rows, notes)
     parser.add_argument("--pattern", required=True, help="paths below ROOT, such as '{speaker}/{utterance}.wav'")
     parser.add_argument("--source", default="", metavar="NAME", help="name of the corpus (default: ROOT's name)")
+
+
+def _add_musan(kinds: Any, parents: _Parents) -> None:
+    notes = """\
+Subsets: noise, music, and speech, of which babble is made. The session is the collection; each recording is
+a speaker of its own. Namespace: musan.
+
+examples:
+  ge2e manifest musan /corpora/musan --headers -o musan.csv
+  ge2e manifest musan /corpora/musan --subset noise --subset music -o musan.csv
+"""
+
+    def rows(args: argparse.Namespace) -> Iterator[Utterance]:
+        return noise_corpora.musan(args.root, args.namespace or "musan")
+
+    _add(kinds, parents, "musan", "MUSAN (OpenSLR 17): noise, music and speech for augmentation", rows, notes)
+
+
+def _add_rirs(kinds: Any, parents: _Parents) -> None:
+    notes = """\
+Subsets: smallroom, mediumroom and largeroom (simulated rooms), real (responses of real rooms, channel 0), isotropic
+(noises of real rooms, channel 0) and pointsource (noises). For the speaker stands the room, for noises the recording.
+Namespace: rirs_noises.
+
+examples:
+  ge2e manifest rirs /corpora/RIRS_NOISES -o rirs.csv
+  ge2e manifest rirs /corpora/RIRS_NOISES --subset smallroom --subset mediumroom --max_utterances 10 -o rooms.csv
+"""
+
+    def rows(args: argparse.Namespace) -> Iterator[Utterance]:
+        return noise_corpora.rirs(args.root, args.namespace or "rirs_noises")
+
+    _add(kinds, parents, "rirs", "RIRS_NOISES (OpenSLR 28): rooms and noises for augmentation", rows, notes)
 
 
 def _add_kaldi(kinds: Any, parents: _Parents) -> None:
