@@ -80,7 +80,7 @@ setup(
         "rich>=13",
         "scipy>=1.11",
         "shtab>=1.7",
-        "soundfile>=0.12.1",
+        "soundfile>=0.13",
         "soxr>=0.3.7",
         "threadpoolctl>=3.1",
         "tqdm>=4.66",

@@ -32,6 +32,7 @@ from pipeline.main import RunResult, run
 from pipeline.options import JobConfig
 from pipeline.plan import plan_job
 from pipeline.read import wanted_rows
+from pipeline.sound_lists import copies_of
 from pipeline.write import known_people, write_shard
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def write_all(config: JobConfig) -> Planned:
         utterances = list(itertools.chain.from_iterable(map(unpack, parcels)))
         task = made.plan.tasks[number]
         known = known_people(config.output, made.plan, task, utterances)
-        write_shard(config.output, task, utterances, extractor, made.plan.sources, known)
+        copies = copies_of(config, made.plan)
+        write_shard(config.output, task, utterances, extractor, made.plan.sources, known, copies=copies)
     return made
 
 
