@@ -15,8 +15,9 @@ from ge2e_transforms.places import permitted
 from ge2e_transforms.planning import Augmented, Plan, SoundList
 from ge2e_transforms.sounds import Sounds
 from ge2e_transforms.utterance import Utterance
-from pipeline import recordings, storage
+from pipeline import recordings
 from pipeline.options import JobConfig
+from pipeline.read import open_manifest
 
 _one_at_a_time = threading.Lock()
 
@@ -29,20 +30,14 @@ def sound_lists(job: JobConfig, config: Augmentation) -> dict[SoundList, list[Ut
     """
     found = {}
     for kind, entry in config.lists.items():
-        content = _content(kind, entry.manifest)
+        try:
+            with open_manifest(entry.manifest) as stream:
+                content = stream.read()
+        except ManifestError as error:
+            raise NoiseError(f"the manifest of augment.{kind}: {error}") from error
         rows = _rows(job, kind, entry, content)
         found[SoundList(kind, hashlib.sha256(content).hexdigest(), len(rows))] = rows
     return found
-
-
-def _content(kind: str, path: str) -> bytes:
-    try:
-        return storage.read_bytes(path)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise NoiseError(
-            f"the manifest of augment.{kind}, {path}, cannot be read ({error.strerror}): expected a file that all "
-            "workers reach; `ge2e manifest musan` and `ge2e manifest rirs` write such files"
-        ) from error
 
 
 def _rows(job: JobConfig, kind: str, entry: Added | Rooms, content: bytes) -> list[Utterance]:
