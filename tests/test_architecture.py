@@ -431,6 +431,8 @@ def test_every_file_has_its_tests():
         "splits",
         "standing",
         "audit_contents",
+        "shard_sums",
+        "verify_index",
         "facts",
         "licences",
         "histogram",
