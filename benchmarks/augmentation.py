@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def report(runs: Mapping[str, list[Run]], seconds: float, args: Any) -> None:
-    found = []
+    found: list[dict[str, Any]] = []
     for name in CONFIGS:
         against = "three plain" if name == "noise and room" else "two plain"
         spent = timing.median(runs[name], "cpu_s")
