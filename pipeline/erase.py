@@ -21,6 +21,7 @@ from ge2e_transforms.errors import DatasetError, LedgerRow
 from ge2e_transforms.identity import Tombstones, erased_row, nameless, unread
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.schema import METADATA_FILE
+from ge2e_transforms.utterance import file_of
 from pipeline import growth, publishing, storage, tables
 from pipeline.assembly import Part, assemble, read_parts, remove_replaced, standing_bases
 from pipeline.write import UNKNOWN, faulty
@@ -150,7 +151,8 @@ def _rewritten(
     else:
         with storage.reading(source[0]) as stream, storage.building(*target[:2]) as paths:
             done = erasing.without(gone, done, stream, index, paths)
-    faults = {location: state for location, state in done["faults"].items() if location in (*faulty(done), UNKNOWN)}
+    left = {*faulty(done), *map(file_of, done.get("unusable_sounds", ())), UNKNOWN}
+    faults = {location: state for location, state in done["faults"].items() if location in left}
     done = {**done, **named, "faults": faults}
     storage.write_bytes(target[2], json.dumps(done).encode())
     return Part(base, done)

@@ -52,7 +52,8 @@ def _whole_speakers(shards: Iterable[pa.Table | None]) -> Iterator[pa.Table]:
     for number, table in enumerate(shards):
         if table is None:
             continue
-        if held and held[-1]["label"][-1] != table["label"][0]:  # shards are in the order of labels
+        # Parts of a speaker lie in shards that follow each other; each holds the speaker at all speeds.
+        if held and not len(np.intersect1d(held[-1]["label"].to_numpy(), table["label"].to_numpy())):
             yield pa.concat_tables(held)
             held = []
         held.append(table.add_column(0, "shard", pa.array(np.full(len(table), number, dtype=np.int32))))
@@ -69,8 +70,10 @@ def write_index(index: pa.Table, path: Path) -> None:
 def number_through(index: pa.Table) -> pa.Table:
     """Makes `utterance_index` and `session_index` dense within speakers that lie in more than one shard."""
     label, shard = (index[name].to_numpy() for name in ("label", "shard"))
-    same = label[1:] == label[:-1]
-    cut = np.unique(label[1:][same & (shard[1:] != shard[:-1])])
+    if shard[0] == shard[-1]:  # nearly always
+        return index
+    places, counts = np.unique(np.unique(np.stack([label, shard]), axis=1)[0], return_counts=True)
+    cut = places[counts > 1]
     if not len(cut):
         return index
     utterance, session = (index[name].to_numpy().copy() for name in ("utterance_index", "session_index"))

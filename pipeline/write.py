@@ -110,9 +110,9 @@ def write_shard(
 
     with _started(storage.join(output, start_mark(task.base))) as died, _loader(decoder, died) as load:
         done = build(load)
-        done["faults"] = _faults(done, known)
         if copies is not None:
             done["unusable_sounds"] = copies.faults
+        done["faults"] = _faults(done, known)
         # For questions about one machine or process later; the digest of a dataset leaves them out.
         done["written_by"] = f"{platform.node()}:{os.getpid()}"
         done["cpu"] = cpu_name()
@@ -152,9 +152,9 @@ def _loader(decoder: IsolatedDecoder | None, died: bool) -> Iterator[AudioLoader
 
 def _faults(done: dict[str, Any], known: Known) -> dict[str, list[int] | None]:
     """State of each recording whose mending would change the shard."""
-    lost = faulty(done)
+    lost, sounds = faulty(done), _states(map(file_of, done.get("unusable_sounds", ())))
     # The path would tell who speaks. What is in no file's state is looked at again by each attempt.
-    return {UNKNOWN: _NEVER} if lost and known.pseudonymous else _states(lost)
+    return ({UNKNOWN: _NEVER} if lost and known.pseudonymous else _states(lost)) | sounds
 
 
 def faulty(done: dict[str, Any]) -> list[str]:

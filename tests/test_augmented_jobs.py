@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -26,6 +27,7 @@ from ge2e_transforms.verify import verify
 from pipeline.augment_file import read_augmentation
 from pipeline.commit import commit
 from pipeline.erase import erase
+from pipeline.write import adoptable
 
 COPIES = ("noise1", "music1", "babble1", "room1", "codec1", "codec2")
 # Ids of what is written of one utterance of a train speaker, in order.
@@ -268,6 +270,45 @@ def test_shards_do_not_matter(made: Path, tmp_path: Path) -> None:
         }
 
     assert records(tmp_path) == records(made / "dataset")
+
+
+def test_a_speaker_in_several_shards_is_numbered_through_at_each_speed(tmp_path: Path) -> None:
+    """It was not: parts of a speaker follow each other with the labels of all its speeds."""
+    synth.small_corpus(tmp_path / "corpus", 2, 10, 1.2)
+    (tmp_path / "sounds").mkdir()
+    augmented.sounds(tmp_path / "sounds", "speed: [0.9, 1.1]\n")
+    dataset = run(job_of(tmp_path, tmp_path / "out", plan=PlanConfig(min_shards=1, shard_mib=0.2)))
+    parts = [set(dataset.shard_index("train", n)["label"].to_pylist()) for n in range(len(dataset.shards("train")))]
+    assert any(first & second for first, second in itertools.pairwise(parts))
+    verify(dataset)
+    people = {row["speaker_id"]: row["utterances"] for row in dataset.speakers.to_pylist()}
+    assert len(people) == 6 and set(people.values()) == {10}
+    index = dataset.index("train")
+    for label in range(6):
+        mine = index["utterance_index"][index["label"] == label]
+        assert sorted(mine.tolist()) == list(range(10))
+
+
+def test_a_sound_that_is_mended_makes_its_shards_anew(tmp_path: Path) -> None:
+    manifest = synth.small_corpus(tmp_path / "corpus", 3, 1, 1.2)
+    path = augmented.sounds(tmp_path, "noise: {manifest: sounds.csv, subset: noise, copies: 3}\n", broken=1)
+    config = jobs.job(tmp_path / "out", manifest, augmentation=read_augmentation(str(path)))
+    before = {done.name: done.stat().st_mtime_ns for done in _written(config)}
+    assert before == {done.name: done.stat().st_mtime_ns for done in _adopted(config)}
+    synth.write(tmp_path / "noise0.wav", synth.speechlike(1, 2.0), 16000)
+    assert len(_adopted(config)) < len(before)
+
+
+def _written(config: Any) -> list[Path]:
+    jobs.write_all(config)
+    return jobs.done_files(Path(config.output))
+
+
+def _adopted(config: Any) -> list[Path]:
+    """Done files of the shards that another attempt would adopt."""
+    tasks = jobs.planned(config).plan.tasks
+    kept = [task for task in tasks if adoptable(config.output, task, published=False)]
+    return [Path(config.output) / schema.shard_files(task.base)[2] for task in kept]
 
 
 # When the dataset changes.
