@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms import records
+from ge2e_transforms.augmentation import reserved
 from ge2e_transforms.errors import CorruptRecordError, LedgerRow
 from ge2e_transforms.schema import COPY_SHIFT
 from ge2e_transforms.shard_sums import FrameSums
@@ -68,7 +69,7 @@ def without(
     people = pc.count_distinct(left["label"]).as_py()
     return {
         **done,
-        **_counts(done, utterances, people, speakers),
+        **_counts(done, utterances, people, speakers, _sped(left)),
         "copies": len(copies.group_by(["label", "utterance_index", "copy"]).aggregate([])),
         **sums.to_json(),
         "records_bytes": offset,
@@ -79,14 +80,25 @@ def without(
 
 def without_rows(speakers: Collection[str], done: dict[str, Any]) -> dict[str, Any]:
     """The done file of a shard without records, once the rows of some speakers are forgotten."""
-    return {**done, **_counts(done, 0, 0, speakers)}
+    return {**done, **_counts(done, 0, 0, speakers, 0)}
 
 
-def _counts(done: dict[str, Any], utterances: int, people: int, speakers: Collection[str]) -> dict[str, Any]:
+def _sped(index: pa.Table) -> int:
+    """Utterances at another speed."""
+    if "augmentation" not in index.column_names:
+        return 0
+    fast = index.filter(pc.starts_with(index["augmentation"], "speed"))
+    return len(fast.group_by(["label", "utterance_index"]).aggregate([]))
+
+
+def _counts(done: dict[str, Any], utterances: int, people: int, speakers: Collection[str], sped: int) -> dict[str, Any]:
     rows = [LedgerRow(*entry) for entry in done["ledger"]]
     ledger = [row for row in rows if row.speaker_id not in speakers]
+    if done.get("sped"):  # those that could not be written
+        sped += sum(reserved(row.utterance_id) for row in ledger)
     return {
-        "rows": utterances + len(ledger),
+        "rows": utterances + len(ledger) - sped,
+        "sped": sped,
         "utterances": utterances,
         "speakers": people,
         "filtered": _by_reason(ledger, "filtered"),

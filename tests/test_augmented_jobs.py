@@ -344,6 +344,8 @@ def test_erasing_a_speaker_takes_copies_and_speeds_along(made: Path, tmp_path: P
         "synth/spk00", "synth/spk00~speed0.9", "synth/spk02", "synth/spk02~speed0.9", "synth/spk03"
     }  # fmt: skip
     assert dataset.metadata["counts"]["copies"] == 48
+    contents = jobs.done_contents(output)
+    assert [sum(done[name] for done in contents) for name in ("rows", "sped", "utterances", "copies")] == [6, 4, 10, 48]
     for path in output.rglob("*"):
         assert not path.is_file() or b"spk01" not in path.read_bytes(), path
 
