@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jobs
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3_server
 import synth
 from numpy._core import _multiarray_umath as umath
 
@@ -50,7 +52,7 @@ def index_of(dataset: Dataset) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def job_of(folder: Path, output: Path, text: str | None = None, **fields: Any) -> Any:
+def job_of(folder: Path, output: Path | str, text: str | None = None, **fields: Any) -> Any:
     """The job that made the dataset of a folder, or one with another `augment.yaml`."""
     path = folder / "sounds" / "augment.yaml"
     if text is not None:
@@ -259,6 +261,22 @@ def test_another_cpu_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert jobs.data_digests(tmp_path / "this") == jobs.data_digests(tmp_path / "other")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_server.S3Server]:
+    with s3_server.s3_server() as server:
+        yield from s3_server.in_environment(server, monkeypatch)
+
+
+def test_lists_and_sounds_may_lie_on_a_store(made: Path, s3: s3_server.S3Server, tmp_path: Path) -> None:
+    for path in (made / "sounds").iterdir():
+        s3.put(f"sounds/{path.name}", path.read_bytes())
+    place = f"s3://{s3_server.BUCKET}"
+    config = job_of(made, f"{place}/out", augmentation=read_augmentation(f"{place}/sounds/augment.yaml"))
+    assert config.augmentation.room.manifest == f"{place}/sounds/rooms.csv"
+    run(config)
+    assert digest(Dataset.open(f"{place}/out")) == digest(Dataset.open(made / "dataset"))
 
 
 def test_shards_do_not_matter(made: Path, tmp_path: Path) -> None:
