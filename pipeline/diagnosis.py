@@ -74,6 +74,7 @@ _REMEDIES = {
     "recipe": "No features can be computed: install ge2e-features with its dependencies in the workers' environment",
     "output": "Nothing can be written: mend the path, its permissions, or the credentials of the workers",
     "recording": "The first usable row cannot be read: mend the path, or the access that workers have to it",
+    "sounds": "Copies cannot be made: all workers must reach the lists of --augment, and all recordings in them",
     "temp": "Nothing can be built there: make a folder for temporary files that may be written, and name it by TMPDIR",
 }
 

@@ -80,6 +80,7 @@ def examine(args: argparse.Namespace, beam_arguments: list[str]) -> Diagnosis:
         plan=PlanConfig(shard_mib=args.shard_mib),
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
+        augmentation=options.augmentation_of(args),
         token=uuid.uuid4().hex[:16],
     )
     reports = examine_job(job, options.beam_options(args, beam_arguments))

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 import ge2e_transforms
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.errors import ManifestError, StorageError
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.places import permitted
@@ -54,7 +55,7 @@ class Report:
         temp: the folder for temporary files; output: that of the job, '' if not asked.
         recording, recording_digest: the first usable row of the manifests, as it was decoded.
         faults: what went wrong, by the name of the check: 'output', 'recipe', 'crc32c', 'libsndfile', 'recording',
-            'temp', or a codec.
+            'temp', 'sounds', or a codec.
     """
 
     key: str
@@ -111,6 +112,8 @@ def examine(job: JobConfig) -> Report:
     codecs = _codecs(checks)
     recipe = checks.value("recipe", lambda: _recipe_digest(job), "")
     recording = checks.value("recording", lambda: _recording(job), ("", "")) if job.manifests else ("", "")
+    if job.augmentation:
+        checks.value("sounds", lambda: _sounds(job, job.augmentation), None)
     if job.output:
         checks.value("output", lambda: _write_read_remove(job.output), None)
     temp = checks.value("temp", tempfile.gettempdir, "")
@@ -198,6 +201,20 @@ def _recording(job: JobConfig) -> tuple[str, str]:
     with recordings.reading([row.location]) as open_audio:
         found = decode_row(row, job.recipe.audio, open_audio)
     return f"{found.location}, {found.seconds:.2f} s", found.digest
+
+
+def _sounds(job: JobConfig, config: Augmentation | None) -> None:
+    """Reads the lists of noise and rooms, and decodes the first recording of each."""
+    from ge2e_transforms import audio
+    from ge2e_transforms.sounds import Sounds
+    from pipeline.sound_lists import sound_lists
+
+    for entry, rows in sound_lists(job, config).items() if config else ():
+        sounds = Sounds({entry.kind: rows}, job.recipe.audio, recordings.encoded, 0)
+        if entry.kind == "room":
+            sounds.room(0, audio.load)
+        else:
+            sounds.sound(entry.kind, 0, audio.load)
 
 
 def _first_row(job: JobConfig) -> Utterance:

@@ -56,6 +56,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", action="append", default=[], metavar="FILE", help=manifest)
     output = "written to from every worker, and left as it was; needed on a cluster"
     parser.add_argument("--output", metavar="FOLDER", help=output)
+    add_augment(parser)
     parser.add_argument("--require_av", action="store_true", help="M4A and AAC must decode too (extra 'av')")
     add_places(parser.add_argument_group("what manifests may name"))
     add_recipe(parser.add_argument_group("recipe"))

@@ -108,9 +108,14 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
         isolate_decoder=args.isolate_decoder,
-        augmentation=read_augmentation(absolute("--augment", args.augment)) if args.augment else None,
+        augmentation=augmentation_of(args),
         token=uuid.uuid4().hex[:16],
     )
+
+
+def augmentation_of(args: argparse.Namespace) -> Augmentation | None:
+    """The config that `--augment` names; None without it."""
+    return read_augmentation(absolute("--augment", args.augment)) if args.augment else None
 
 
 def key_file(args: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import augmented
 import pytest
 import synth
 from jobs import LIMIT_S, files_in, job, run_command, write_rows
@@ -146,6 +147,18 @@ def test_a_recording_that_cannot_be_read(tmp_path: Path) -> None:
     manifest.write_text("audio_path,speaker_id\n,s\n")
     assert "no usable row in" in texts(examine_workers(["--manifest", str(manifest), HERE]), "fails")
     assert "no manifest at" in texts(examine_workers(["--manifest", str(tmp_path / "no.csv"), HERE]), "fails")
+
+
+def test_lists_of_sounds_that_a_worker_does_not_reach(tmp_path: Path) -> None:
+    augment = augmented.sounds(tmp_path)
+    assert kinds(examine_workers(["--augment", str(augment), HERE])) <= {"note"}
+    (tmp_path / "room0.wav").unlink()
+    told = texts(examine_workers(["--augment", str(augment), HERE]), "fails")
+    assert "sounds on every worker: MissingAudioError: " in told and "room0.wav" in told and "Copies cannot" in told
+    (tmp_path / "sounds.csv").unlink()
+    assert "NoiseError: the manifest of augment.noise" in texts(
+        examine_workers(["--augment", str(augment), HERE]), "fails"
+    )
 
 
 def test_a_recipe_that_cannot_be_carried_out() -> None:
