@@ -90,6 +90,8 @@ ORDER = [
     "half_floats",
     "reading",
     "noise_crops",
+    "mel_mixing",
+    "mel_augment",
     "utterance_rows",
     "whole",
     "trials",
