@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from ge2e_transforms.extractor import FeatureExtractor
     from ge2e_transforms.inference import features_of_file
     from ge2e_transforms.loader import BatchLoader
+    from ge2e_transforms.mel_augment import MelAugment
     from ge2e_transforms.tf_reader import GE2EDatasetLoader
 
 _HOMES = {
     "BatchLoader": "loader",
     "FeatureExtractor": "extractor",
     "GE2EDatasetLoader": "tf_reader",
+    "MelAugment": "mel_augment",
     "PRESETS": "config",
     "Recipe": "config",
     "SpecAugment": "augment",
@@ -33,6 +35,7 @@ __all__ = [
     "BatchLoader",
     "FeatureExtractor",
     "GE2EDatasetLoader",
+    "MelAugment",
     "Recipe",
     "SpecAugment",
     "features_of_file",

@@ -47,8 +47,9 @@ class BatchLoader:
             short='repeat', under_m='drop', crops='random', batch_sources='mixed', locality=None (`SamplingOptions`);
             only_speakers=None, exclude_speakers=(), sources=None, min_utterances=0, min_sessions=0, speaker_order=None
             (`loader_options.Chosen`); normalize='none', layout='mel_time', check_crc='first', readers=32
-            (`ReadingOptions`); labels='mapped', spec_augment=None (`Delivery`); host_index=0, host_count=1,
-            global_batch=False (`Hosts`); cache_dir=None, cache_gib=100.0 (`loader_options.CacheOptions`).
+            (`ReadingOptions`); labels='mapped', spec_augment=None, mel_augment=None (`Delivery`); host_index=0,
+            host_count=1, global_batch=False (`Hosts`); cache_dir=None, cache_gib=100.0
+            (`loader_options.CacheOptions`).
 
     Raises:
         ConfigError: an option has a value that cannot be used, or there is no such option.

@@ -16,6 +16,7 @@ from ge2e_transforms.supply import SamplingOptions
 
 if TYPE_CHECKING:
     from ge2e_transforms.augment import SpecAugment
+    from ge2e_transforms.mel_augment import MelAugment
     from ge2e_transforms.sampling import SpeakerOrder
 
 
@@ -48,6 +49,7 @@ class LoaderOptions(TypedDict, total=False):
     # See `Delivery`.
     labels: str
     spec_augment: SpecAugment | None
+    mel_augment: MelAugment | None
     # See `Hosts`.
     host_index: int
     host_count: int

@@ -21,11 +21,12 @@ from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
 from ge2e_transforms.errors import ConfigError, DatasetError, SamplingError
+from ge2e_transforms.mel_augment import MelAugment, MelAugmenter
 from ge2e_transforms.placing import Ints
 from ge2e_transforms.plans import Plans
 from ge2e_transforms.population import Filters
 from ge2e_transforms.reading import CropReader, ReadingOptions
-from ge2e_transforms.rng import derive
+from ge2e_transforms.rng import Bits, derive
 from ge2e_transforms.sampling import Sampler
 from ge2e_transforms.windows import Window, Windows
 
@@ -34,8 +35,8 @@ Batch: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 LABELS = ("mapped", "dense", "original")
 # Raised when the same options give other plans; a state of an older version is then refused.
 PLAN_VERSION = 1
-# Id of the stream of random bits for SpecAugment.
-_AUGMENT = 100
+# Ids of the streams of random bits for SpecAugment and for MelAugment.
+_AUGMENT, _MEL = 100, 102
 
 
 class Position(NamedTuple):
@@ -79,15 +80,19 @@ class Delivery:
         labels: 'mapped' as in the dataset (stable, may have gaps), 'dense' from 0 over the speakers that take part,
             'original' the speakers' ids as text.
         spec_augment: masks, drawn by (seed, epoch, batch, place in it).
+        mel_augment: noise and changes of level, drawn alike; done before values are normalised.
     """
 
     labels: str = "mapped"
     spec_augment: SpecAugment | None = None
+    mel_augment: MelAugment | None = None
 
     def __post_init__(self) -> None:
         check_one_of("labels", self.labels, LABELS)
         known = self.spec_augment is None or isinstance(self.spec_augment, SpecAugment)
         check(known, "spec_augment", self.spec_augment, "a SpecAugment, or None")
+        known = self.mel_augment is None or isinstance(self.mel_augment, MelAugment)
+        check(known, "mel_augment", self.mel_augment, "a MelAugment, or None")
 
 
 class Stream:
@@ -131,6 +136,8 @@ class Stream:
         self.plans = Plans(sampler, self.digest[:16], plan_folder)
         self._names = self._label_names()
         self._fill = self._mask_values()
+        mel = delivery.mel_augment
+        self._mel = None if mel is None else MelAugmenter(mel, dataset.recipe, reading.layout)
 
     def in_other_process(self, plan_folder: Path) -> Stream:
         """The same stream for another process of this host: opens files of its own and shares the plans of a folder."""
@@ -203,13 +210,20 @@ class Stream:
         columns = slice(mine.start * m, mine.stop * m)
         window = self._window(place.epoch, part)
         records, starts = plan.records[row, columns], plan.starts[row, columns]
-        examples = self._reader.read(records, starts, int(plan.frames[row]), window)
+        slots = np.arange(columns.start, columns.stop)
+        examples = self._reader.read(records, starts, int(plan.frames[row]), window, normalize=self._mel is None)
+        if self._mel is not None:
+            self._mel.apply(examples, self._keys(_MEL, place.epoch, number, slots))
+            self._reader.normalize(examples, records)
         if self._delivery.spec_augment is not None:
-            slots = np.arange(columns.start, columns.stop)
-            bits = derive(int(self.sampler.options.seed), _AUGMENT, place.epoch, number, slots)
+            bits = self._keys(_AUGMENT, place.epoch, number, slots)
             time_axis = 2 if self._reading.layout == "mel_time" else 1
             self._delivery.spec_augment.apply(examples, bits, self._fill, time_axis)
         return examples, self._labels(np.repeat(plan.labels[row, mine].astype(np.int64), m))
+
+    def _keys(self, stream: int, epoch: int, number: int, slots: Ints) -> Bits:
+        """Random bits of a stream for slots of a batch: the same whichever host takes them."""
+        return derive(int(self.sampler.options.seed), stream, epoch, number, slots)
 
     def batch_after(self, start: Position, steps: int, epochs: int | None) -> Batch:
         """The batch that comes some steps after a place, in a stream of `epochs` epochs from there (None: endless)."""

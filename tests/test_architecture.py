@@ -97,6 +97,8 @@ ORDER = [
     "half_floats",
     "reading",
     "noise_crops",
+    "mel_mixing",
+    "mel_augment",
     "utterance_rows",
     "whole",
     "trials",
