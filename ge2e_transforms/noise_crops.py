@@ -28,7 +28,7 @@ class NoiseCrops:
     Args:
         root_dir: folder of the dataset, or its URL.
         recipe: of what it is mixed with. Its sample rate and feature stage must be the same, so that values mean the
-            same; how voice was found, the level and the form of records may differ.
+            same; how voice was found, the level, the form of records and the type they are stored as may differ.
         layout: 'mel_time' or 'time_mel', as the batches have it.
         split: of the dataset of noise.
 
@@ -72,6 +72,7 @@ def _refuse_other_values(root: str, noise: Recipe, speech: Recipe) -> None:
         {"sample_rate_hz": recipe.audio.sample_rate_hz, **dataclasses.asdict(recipe.feature)}
         for recipe in (noise, speech)
     )
+    del wanted["dtype"]  # whatever they are stored as, crops are float32
     differ = [f"{name} ({stored[name]!r}, not {wanted[name]!r})" for name in wanted if stored[name] != wanted[name]]
     if differ:
         raise ConfigError(
