@@ -22,7 +22,7 @@ from ge2e_transforms.errors import (
     NoiseError,
     UnreadableAudioError,
 )
-from ge2e_transforms.extractor import Extraction, Voiced
+from ge2e_transforms.extractor import Voiced
 from ge2e_transforms.mixing import Samples
 from ge2e_transforms.rng import Bits, below, derive
 from ge2e_transforms.sounds import Sounds
@@ -65,26 +65,26 @@ class Copies:
         self.config, self._sounds, self._recipe = config, sounds, recipe
         self.faults: dict[str, str] = {}
 
-    def made(self, utterance: str, samples: Samples, extraction: Extraction, load: AudioLoader) -> Iterator[MadeCopy]:
+    def made(self, utterance: str, samples: Samples, voiced: Voiced, load: AudioLoader) -> Iterator[MadeCopy]:
         """The copies of one utterance, one after the other.
 
         Args:
             utterance: speaker and utterance id, which seed all draws.
             samples: `[n]` float32 mono at the recipe's rate.
-            extraction: of these samples.
+            voiced: what of them is voice.
             load: what decodes sounds.
 
         Raises:
             NoiseError: a list names a recording that is not there, or none of those drawn can be used.
         """
-        power = self._power(samples, extraction.voiced) if self.config.copies else 0.0
+        power = self._power(samples, voiced) if self.config.copies else 0.0
         for copy in self.config.copies:
             key = _key(self.config.seed, utterance, copy)
             snr_db = None
             if copy.kind in ADDED:
-                made, snr_db = self._added(copy.kind, key, (samples, power), extraction.voiced, load)
+                made, snr_db = self._added(copy.kind, key, (samples, power), voiced, load)
             elif copy.kind == "room":
-                made = self._in_room(key, (samples, power), extraction.voiced, load)
+                made = self._in_room(key, (samples, power), voiced, load)
             else:
                 made = self._coded(key, samples)
             yield MadeCopy(copy.kind, copy.name, mixing.limited(made), snr_db)

@@ -225,7 +225,7 @@ class ShardWriter:
     def _copied(self, row: Utterance, samples: Samples, extraction: Extraction) -> Iterator[tuple[_Copied, Extraction]]:
         if self._copies is None or self._task.split not in self._copies.config.splits:
             return
-        made = self._copies.made(f"{row.speaker_key}{MARK}{row.utterance_id}", samples, extraction, self._load)
+        made = self._copies.made(f"{row.speaker_key}{MARK}{row.utterance_id}", samples, extraction.voiced, self._load)
         for number, copy in enumerate(made, 1):
             found = self._extractor.extract(
                 copy.samples,

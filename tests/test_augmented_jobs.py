@@ -16,7 +16,6 @@ import pyarrow as pa
 import pytest
 import s3_server
 import synth
-from numpy._core import _multiarray_umath as umath
 
 from ge2e_transforms import BatchLoader, FeatureExtractor, schema
 from ge2e_transforms.augmentation import Augmentation
@@ -232,35 +231,7 @@ def test_a_sound_that_is_missing_ends_the_job_by_name(tmp_path: Path, capsys: py
     assert code == 1 and "noise2.wav" in err and "Traceback" not in err
 
 
-# Wherever it runs.
-
-
-def test_every_runner_gives_the_same_bytes(made: Path, prism: Path, tmp_path: Path) -> None:
-    run(job_of(made, tmp_path / "plain", plan=PlanConfig()))
-    runners = {
-        "processes": ("--direct_num_workers=2",),
-        "prism": ("--runner=PrismRunner", "--", f"--prism_location={prism}"),
-    }
-    for name, flags in runners.items():
-        augment = ("--augment", str(made / "sounds" / "augment.yaml"))
-        jobs.run_here(made / "corpus" / "manifest.csv", tmp_path / name, *augment, *flags)
-        assert digest(Dataset.open(tmp_path / name)) == digest(Dataset.open(tmp_path / "plain"))
-        assert jobs.data_digests(tmp_path / name) == jobs.data_digests(tmp_path / "plain")
-
-
-def test_another_cpu_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
-    """All but MP3, whose encoder takes what the processor offers."""
-    text = augmented.EVERYTHING.replace("codec: {copies: 2}", "codec: {codecs: telephone}")
-    config = job_of(made, tmp_path / "this", text, plan=PlanConfig())
-    run(config)
-    off = " ".join(name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name])
-    assert off
-    arguments = ("--manifest", *config.manifests, "--augment", made / "sounds" / "other.yaml", "--direct_num_workers=1")
-    result = jobs.run_command(
-        "run", *arguments, "--output", tmp_path / "other", OPENBLAS_CORETYPE="Prescott", NPY_DISABLE_CPU_FEATURES=off
-    )
-    assert result.returncode == 0, result.stderr
-    assert jobs.data_digests(tmp_path / "this") == jobs.data_digests(tmp_path / "other")
+# Wherever it runs: on Flink in test_flink.py, on other CPUs in test_copies.py.
 
 
 @pytest.fixture
