@@ -71,10 +71,13 @@ def sounds_of(job: JobConfig, plan: Plan) -> Sounds | None:
     Raises:
         NoiseError: a list is not what it was when the job was planned.
     """
-    if plan.augmentation is None:
-        return None
+    return None if plan.augmentation is None else sounds_for(job, plan.augmentation, plan.sounds)
+
+
+def sounds_for(job: JobConfig, config: Augmentation, planned: tuple[SoundList, ...]) -> Sounds:
+    """As `sounds_of`, of lists as they were read before."""
     with _one_at_a_time:
-        return _sounds(job, plan.augmentation, plan.sounds, job.recipe.audio)
+        return _sounds(job, config, planned, job.recipe.audio)
 
 
 @functools.lru_cache(maxsize=1)

@@ -112,7 +112,7 @@ def write_shard(
         done = build(load)
         done["faults"] = _faults(done, known)
         if copies is not None:
-            done["unusable_sounds"] = copies.faults
+            done["unusable_sounds"] = copies.nameless_faults if known.pseudonymous else copies.faults
         # For questions about one machine or process later; the digest of a dataset leaves them out.
         done["written_by"] = f"{platform.node()}:{os.getpid()}"
         done["cpu"] = cpu_name()
