@@ -26,6 +26,8 @@ TORCH = ["torch>=2.2"]
 AV = ["av>=12"]
 # What `ge2e report` draws and writes its page with.
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
+# What `ge2e listen` looks for phases with.
+LISTEN = ["librosa>=0.11,<0.12"]
 DEMO = ["espeakng-loader>=0.2.4", *REPORT]
 # What `./run_local.sh docs` builds the pages with; the API page imports the pipeline, so it goes with BEAM.
 DOCS = ["furo>=2025.7", "myst-parser>=4", "sphinx>=8.1"]
@@ -36,7 +38,7 @@ DEV = [
     "hypothesis>=6.100",
     "ipykernel>=6.29",  # runs the notebook, with nbclient
     "kaldi-native-fbank>=1.22",  # what the presets `kaldi` and `wespeaker` are compared with
-    "librosa>=0.11,<0.12",  # what features and intervals of voice are compared with
+    *LISTEN,  # also what features and intervals of voice are compared with
     "moto[server,s3]>=5.2",
     "mypy>=1.10",
     "nbclient>=0.10",
@@ -80,7 +82,7 @@ setup(
         "rich>=13",
         "scipy>=1.11",
         "shtab>=1.7",
-        "soundfile>=0.12.1",
+        "soundfile>=0.13",
         "soxr>=0.3.7",
         "threadpoolctl>=3.1",
         "tqdm>=4.66",
@@ -94,6 +96,7 @@ setup(
         "torch": TORCH,
         "av": AV,
         "report": REPORT,
+        "listen": LISTEN,
         "demo": DEMO,
         "docs": DOCS + BEAM,
         "dev": DEV + DEMO + AV + GCP + S3,

@@ -35,7 +35,7 @@ from ge2e_transforms import BatchLoader, corpora
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.manifest import write_manifest
 from ge2e_transforms.records import decode_example, encode_record, frame, read_records
-from ge2e_transforms.shards import FrameSums
+from ge2e_transforms.shard_sums import FrameSums
 from pipeline.main import run
 
 DTYPES = ("float32", "float16")

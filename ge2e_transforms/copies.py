@@ -31,8 +31,8 @@ from ge2e_transforms.sounds import Sounds
 _SNR, _TALKERS, _SOUND, _START, _CODEC, _LEVEL = range(6)
 # Sounds that are drawn for a copy until one can be used.
 _ATTEMPTS = 20
-# libsndfile's compression levels: at 16 kHz some 40 down to 22 kbit/s.
-_MP3_LEVELS = (0.2, 1.0)
+# libsndfile's compression levels; it takes those below 1.
+_MP3_LEVELS = (0.2, 0.9)
 
 
 class MadeCopy(NamedTuple):

@@ -264,7 +264,7 @@ class Dataset:
         return self._table(self.metadata["ledger"], schema.ledger_schema())
 
     def _table(self, entry: dict[str, Any], fields: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table that metadata describes, its checksum compared, with columns of these types, without nulls where there may be none."""
+        """A table that metadata describes, checked: its checksum, types of columns, and nulls where there are none."""
         self._check_size(entry["path"], entry["bytes"])
         where, content = self.folder.where(entry["path"]), self.folder.read(entry["path"])
         if (found := hashlib.sha256(content).hexdigest()) != entry["sha256"]:

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from ge2e_transforms import records
 from ge2e_transforms.errors import CorruptRecordError, LedgerRow
 from ge2e_transforms.schema import COPY_SHIFT
-from ge2e_transforms.shards import FrameSums, write_index
+from ge2e_transforms.shard_sums import FrameSums
+from ge2e_transforms.shards import write_index
 
 
 def mentions(done: dict[str, Any], speakers: Collection[str]) -> bool:

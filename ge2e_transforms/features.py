@@ -25,7 +25,7 @@ Frames: TypeAlias = npt.NDArray[np.float32]
 # stays in the cache of a core.
 _BLOCK, _CONDITIONED, _LOG_ROWS = 128, 256, 512
 # What samples are multiplied by, at no cost: the weights of the window are. 32768 is a power of two, so no bit is lost.
-_SCALES = {"unit": np.float32(1), "pcm16": np.float32(32768)}
+SCALES = {"unit": np.float32(1), "pcm16": np.float32(32768)}
 # A float64 has 29 bits more than a float32; half a unit of the latter is bit 28 of them. A logarithm
 # whose lower bits are this close to a half may be rounded either way by libraries that differ in the last bits.
 _TAIL, _HALF, _DOUBT = np.uint64((1 << 29) - 1), 1 << 28, 1 << 4
@@ -62,7 +62,7 @@ class FeatureKernel:
         self._hop = recipe.hop_samples
         self._n_fft = config.n_fft
         self._inside = recipe.window_samples
-        window = filterbank.window(config.window, self._inside, config.window_form) * _SCALES[config.scale]
+        window = filterbank.window(config.window, self._inside, config.window_form) * SCALES[config.scale]
         # Where the window lies in the FFT: in its middle, as `librosa.util.pad_center` puts it, or at its start. Zeros
         # make its place and its length even.
         first = 0 if config.snip == "window" else (config.n_fft - self._inside) // 2

@@ -50,6 +50,17 @@ class SoundList(NamedTuple):
     rows: int
 
 
+class Augmented(NamedTuple):
+    """An augmentation, and the lists that it draws from."""
+
+    config: Augmentation
+    sounds: tuple[SoundList, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return self.config.fingerprint({entry.kind: entry.sha256 for entry in self.sounds})
+
+
 class ShardTask(NamedTuple):
     """What a worker must know to write one shard."""
 
@@ -86,7 +97,7 @@ class Plan:
         erased: speakers whose rows are left out.
         pseudonyms: check of the key, where ids are pseudonyms.
         standing: generation of the dataset that stood in the output when this was planned.
-        augmentation: what is written beside the utterances; sounds: the lists that it draws from.
+        augmented: what is written beside the utterances.
     """
 
     generation: str
@@ -105,8 +116,7 @@ class Plan:
     erased: Tombstones | None = None
     pseudonyms: str = ""
     standing: str = ""
-    augmentation: Augmentation | None = None
-    sounds: tuple[SoundList, ...] = ()
+    augmented: Augmented | None = None
 
     @property
     def nothing_to_do(self) -> bool:
@@ -175,8 +185,7 @@ def make_plan(
     erased: Tombstones | None = None,
     pseudonyms: str = "",
     allow_schemes: Sequence[str] = (),
-    augmentation: Augmentation | None = None,
-    sounds: Sequence[SoundList] = (),
+    augmented: Augmented | None = None,
 ) -> Plan:
     """Lays out a dataset, or what is added to one.
 
@@ -190,8 +199,7 @@ def make_plan(
         erased: part of the generation, as their rows are left out.
         pseudonyms: check of their key, part of the content.
         allow_schemes: part of the content, too; see `content_of`.
-        augmentation: makes splits larger, and each speed a new speaker of each speaker.
-        sounds: the lists that it draws from.
+        augmented: makes splits larger, and each speed a new speaker of each speaker; part of the content.
 
     Raises:
         PlanError: no usable row, a speaker in two splits, too few speakers to draw from.
@@ -199,13 +207,11 @@ def make_plan(
     totals, read = sorted(totals), tuple(sorted(manifests))
     if not totals:
         raise PlanError(_no_rows(read, retry=bool(growth and growth.kind == "retry")))
-    standing, known = (growth.standing, growth.speakers) if growth else (None, {})
+    standing, known, kind = (growth.standing, growth.speakers, growth.kind) if growth else (None, {}, "run")
     rule = standing.rule if standing else split_rule(totals, config)
     members, elsewhere = by_split(totals, rule, known)
-    ranges, next_label = _ranges(members, config, recipe, standing.next_label if standing else 0, augmentation)
+    ranges, next_label = _ranges(members, config, recipe, standing.next_label if standing else 0, augmented)
     stood = standing.sources if standing else ()
-    kind = growth.kind if growth else "run"
-    augmented = augmentation.fingerprint({entry.kind: entry.sha256 for entry in sounds}) if augmentation else ""
     content = content_of(read, config, recipe, kind, pseudonyms, allow_schemes, augmented)
     return Plan(
         generation=generation_of(content, edition, erased, standing.generation if standing else ""),
@@ -223,8 +229,7 @@ def make_plan(
         grows=standing,
         erased=erased,
         pseudonyms=pseudonyms,
-        augmentation=augmentation,
-        sounds=tuple(sounds),
+        augmented=augmented,
     )
 
 
@@ -233,14 +238,14 @@ def _ranges(
     config: PlanConfig,
     recipe: Recipe,
     label: int,
-    augmentation: Augmentation | None,
+    augmented: Augmented | None,
 ) -> tuple[dict[str, tuple[SpeakerRange, ...]], int]:
     """The ranges of all splits, whose new speakers get labels from `label` on, and the label after the last."""
     limit_ms = max(1, int(config.shard_mib * 1024 * 1024 / bytes_per_ms(recipe)))
     ranges: dict[str, tuple[SpeakerRange, ...]] = {}
     shard = 0
     for split in sorted(members, key=schema.split_key):
-        growth, labels = (augmentation.growth(split), augmentation.labels(split)) if augmentation else (1, 1)
+        growth, labels = (augmented.config.growth(split), augmented.config.labels(split)) if augmented else (1, 1)
         speakers = [entry._replace(milliseconds=round(entry.milliseconds * growth)) for entry in members[split]]
         ranges[split] = tuple(lay_out(speakers, limit_ms, config.min_shards, label, shard, labels))
         label += labels * sum(speaker.known is None for speaker in speakers)
@@ -282,7 +287,7 @@ def content_of(
     kind: str = "run",
     pseudonyms: str = "",
     allow_schemes: Sequence[str] = (),
-    augmented: str = "",
+    augmented: Augmented | None = None,
 ) -> str:
     """First 8 hex digits of the fingerprint of what is asked for: rows, recipe, who goes where.
 
@@ -300,7 +305,7 @@ def content_of(
     if allow_schemes:
         content["allow_schemes"] = sorted(set(allow_schemes))
     if augmented:
-        content["augmentation"] = augmented
+        content["augmentation"] = augmented.fingerprint
     return _short_hash(content)
 
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,7 +32,7 @@ from ge2e_transforms.extractor import Extraction, FeatureExtractor, Segment
 from ge2e_transforms.identity import Tombstones, erased_row
 from ge2e_transforms.mixing import at_speed
 from ge2e_transforms.planning import ShardTask
-from ge2e_transforms.sums import frame_sums
+from ge2e_transforms.shard_sums import FrameSums, ShardSums
 from ge2e_transforms.utterance import Utterance, ledger_row
 
 
@@ -62,65 +59,6 @@ class _Copied(NamedTuple):
     kind: str = ""
     name: str = ""
     snr_db: float | None = None
-
-
-@dataclass
-class FrameSums:
-    """Records and frames of a shard, and per-bin sums over them. They add up over shards."""
-
-    records: int = 0
-    frames: int = 0
-    bin_sums: npt.NDArray[np.float64] | None = None
-    bin_squares: npt.NDArray[np.float64] | None = None
-
-    def add(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Adds a record `[frames, bins]`; returns its own mean and deviation per bin."""
-        exact = values.astype(np.float32) / np.float32(schema.PCM16_SCALE) if values.dtype.kind == "i" else values
-        sums, squares = frame_sums(exact)
-        self.records += 1
-        self.frames += len(values)
-        self.bin_sums = sums if self.bin_sums is None else self.bin_sums + sums
-        self.bin_squares = squares if self.bin_squares is None else self.bin_squares + squares
-        mean = sums / len(values)
-        deviation = np.sqrt(np.maximum(squares / len(values) - np.square(mean), 0))
-        return mean.astype(np.float32), deviation.astype(np.float32)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "records": self.records,
-            "frames": self.frames,
-            "statistics": {
-                "frames": self.frames,
-                "sums": [] if self.bin_sums is None else self.bin_sums.tolist(),
-                "squares": [] if self.bin_squares is None else self.bin_squares.tolist(),
-            },
-        }
-
-
-@dataclass
-class ShardSums:
-    """What a shard holds, as its done file says it.
-
-    `copies` were made of its utterances, and count as none; `sped` rows at another speed count beside the `rows`, and
-    as utterances.
-    """
-
-    rows: int = 0
-    utterances: int = 0
-    speakers: int = 0
-    copies: int = 0
-    sped: int = 0
-    filtered: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)
-    ledger: list[LedgerRow] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        names = ("rows", "utterances", "speakers", "copies", "sped")
-        return {
-            **{name: getattr(self, name) for name in names},
-            **{name: dict(sorted(getattr(self, name).items())) for name in ("filtered", "rejected")},
-            "ledger": [list(row) for row in self.ledger],
-        }
 
 
 @dataclass(frozen=True)
@@ -304,22 +242,8 @@ class ShardWriter:
     def _write_record(
         self, spoken: _Spoken, copied: _Copied, segment: Segment, extraction: Extraction, stream: BinaryIO
     ) -> None:
-        row = spoken.row
-        repeated: dict[str, str | int] = {
-            "label": spoken.label,
-            "speaker_id": row.speaker_key,
-            "utterance_id": f"{row.utterance_id}{MARK}{copied.name}" if copied.name else row.utterance_id,
-            "session_id": row.session_id,
-            "source": row.source,
-            "subset": row.subset,
-            "start": segment.start,
-            "samples": segment.samples,
-        }
-        keys = schema.REPEATED
-        if self._copies:
-            treatments = filter(None, (spoken.treatment, copied.kind))
-            repeated |= {"augmentation": "+".join(treatments), "parent_id": spoken.parent}
-            keys = {**keys, **schema.REPEATED_OF_COPIES}
+        repeated = self._repeated(spoken, copied, segment)
+        keys = {**schema.REPEATED, **(schema.REPEATED_OF_COPIES if self._copies else {})}
         framed, payload = records.encode_record(segment.values, {key: repeated[name] for name, key in keys.items()})
         stream.write(framed)
         self._digest.update(framed)
@@ -332,9 +256,9 @@ class ShardWriter:
             "frames": len(segment.values),
             "utterance_index": spoken.utterance,
             "session_index": spoken.session,
-            "source_index": self._sources[row.source],
+            "source_index": self._sources[spoken.row.source],
             "flags": segment.flags | copied.number << schema.COPY_SHIFT,
-            "audio_path": "" if self._known.pseudonymous else row.audio_path,
+            "audio_path": "" if self._known.pseudonymous else spoken.row.audio_path,
             "voiced_fraction": extraction.voiced_fraction,
             "gain_db": extraction.gain_db,
             "audio_hash": spoken.audio_hash,
@@ -345,6 +269,22 @@ class ShardWriter:
         for name, column in self._columns.items():
             column.append(values[name])
         self._offset += len(framed)
+
+    def _repeated(self, spoken: _Spoken, copied: _Copied, segment: Segment) -> dict[str, str | int]:
+        """What record and index both hold."""
+        row = spoken.row
+        return {
+            "label": spoken.label,
+            "speaker_id": row.speaker_key,
+            "utterance_id": f"{row.utterance_id}{MARK}{copied.name}" if copied.name else row.utterance_id,
+            "session_id": row.session_id,
+            "source": row.source,
+            "subset": row.subset,
+            "start": segment.start,
+            "samples": segment.samples,
+            "augmentation": "+".join(filter(None, (spoken.treatment, copied.kind))),
+            "parent_id": spoken.parent,
+        }
 
 
 def _at_speed(row: Utterance, factor: float) -> Utterance:

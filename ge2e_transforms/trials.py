@@ -184,10 +184,9 @@ def _find(dataset: Dataset, ids: dict[str, int]) -> list[tuple[int, set[tuple[st
 
 
 def _keys(table: pa.Table, depths: list[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
-    """Rules, the first that fits goes, and what an id must be by them; paths are cut to the depths that ids have."""
+    """Rules, the first that fits goes, and what an id must be by them; paths (of no copies) are cut to these depths."""
     speaker, utterance, path = (table[name] for name in _TEXT_COLUMNS)
-    if "augmentation" in table.column_names:  # copies have the path of their utterance, which is meant
-        path = pc.if_else(pc.equal(table["augmentation"], ""), path, None)
+    path = pc.if_else(pc.equal(table["augmentation"], ""), path, None) if "augmentation" in table.column_names else path
     yield 0, pc.binary_join_element_wise(speaker, utterance, "/")
     yield 1, utterance
     yield 2, path
@@ -305,9 +304,7 @@ def _targets(spoken: _Spoken, cross_session: bool, per_speaker: int, seed: int) 
 def _say_who_gives_none(dataset: Dataset, split: str, drawn: Ints, cross_session: bool) -> None:
     none, what = int(np.sum(drawn == 0)), "session" if cross_session else "utterance"
     advice = "; with cross_session=False two utterances of one session make a target trial" if cross_session else ""
-    message = (
-        f"{none} of {len(drawn)} speakers of split {split!r} have one {what} only and give no target trial{advice}"
-    )
+    message = f"{none} of {len(drawn)} speakers of split {split!r} have one {what} only, so no target trial{advice}"
     if none == len(drawn):
         raise SamplingError(f"no target trial can be made from {dataset.root}: {message}")
     if none:

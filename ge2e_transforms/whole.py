@@ -113,6 +113,13 @@ class WholeUtterances:
             CorruptRecordError: a record does not match its checksum or its index.
         """
         self._refuse_windows()
+        return self.with_records(utterance_id, speaker_id)[0]
+
+    def with_records(self, utterance_id: str, speaker_id: str | None = None) -> tuple[WholeUtterance, list[int]]:
+        """As `one`, also in windows form, with the rows of each record.
+
+        Those of utterance form follow one another; between two windows something may be left out.
+        """
         check(isinstance(utterance_id, str), "utterance_id", utterance_id, "text")
         check(speaker_id is None or isinstance(speaker_id, str), "speaker_id", speaker_id, "text or None")
         searched, label = self._everywhere(), None
@@ -125,13 +132,13 @@ class WholeUtterances:
         if len(found) > 1:
             raise DatasetError(_ambiguous(utterance_id, speaker_id, [match[-1] for match in found]))
         ((split, shard, utterance, speaker),) = found
-        (whole,) = self._read(split, [(self._places(split, shard, self._table(split, shard)), utterance)], None)
+        ((whole, rows),) = self._read(split, [(self._places(split, shard, self._table(split, shard)), utterance)], None)
         if (whole.speaker_id, whole.utterance_id) != (speaker, utterance_id):
             raise CorruptRecordError(
                 f"{self._dataset.root}, split {split!r}, shard {shard}: expected utterance {utterance_id!r} of "
                 f"{speaker!r} by the index, got {whole.utterance_id!r} of {whole.speaker_id!r} from the records"
             )
-        return whole
+        return whole, rows
 
     def all(self, split: str, order: str = "index", pad_to: int | None = None) -> Iterator[WholeUtterance]:
         """All utterances of a split, a few in memory at a time.
@@ -154,7 +161,7 @@ class WholeUtterances:
         shards = range(len(self._dataset.shards(split)))
         walk = self._walk(split, order, shards)
         some = iter(lambda: list(itertools.islice(walk, _TOGETHER)), [])
-        return (whole for utterances in some for whole in self._read(split, utterances, pad_to))
+        return (whole for utterances in some for whole, _ in self._read(split, utterances, pad_to))
 
     def _walk(self, split: str, order: str, shards: Iterable[int]) -> Iterator[tuple[UtteranceRows, int]]:
         tables = ((shard, self._dataset.shard_index(split, shard, PLACE_COLUMNS)) for shard in shards)
@@ -178,13 +185,17 @@ class WholeUtterances:
 
     def _read(
         self, split: str, utterances: Sequence[tuple[UtteranceRows, int]], pad_to: int | None
-    ) -> Iterator[WholeUtterance]:
-        """Utterances whose records are read together, so that the requests to a store are under way at once."""
+    ) -> Iterator[tuple[WholeUtterance, list[int]]]:
+        """Utterances whose records are read together, so that the requests to a store are under way at once.
+
+        Each with the rows of its records.
+        """
         rows = [places.rows(utterance) for places, utterance in utterances]
         framed = iter(self._files_of(split).read(list(itertools.chain(*rows))))
         for (places, utterance), own in zip(utterances, rows, strict=True):
             parsed = [parse_record(next(framed), row, self._where(split, row)) for row in own]
-            yield self._join(split, places, utterance, own, parsed, pad_to)
+            whole = self._join(split, places, utterance, own, parsed, pad_to)
+            yield whole, [len(values) for values, _ in parsed]
 
     def _where(self, split: str, row: RecordRow) -> str:
         return self._dataset.folder.where(self._dataset.shard_names(split)[row.shard])

@@ -42,6 +42,7 @@ COMMANDS = {
     "verify-batches": "check the batches of a dataset, and what an epoch uses",
     "presets": "the recipes of --preset, and in what they differ",
     "extract": "features of recordings, by the recipe of a dataset or a preset",
+    "listen": "hear a stored utterance: its features as a WAV",
     "audit": "look for speakers across splits, doubled audio and denied speakers",
     "clean": "remove what killed jobs left beside a dataset",
     "completion": "print a script that completes commands and flags in your shell",

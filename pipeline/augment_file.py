@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ge2e_transforms.augmentation import Augmentation
-from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.errors import ConfigError, StorageError
 from ge2e_transforms.utterance import audio_location
 from pipeline import storage
 
@@ -21,8 +21,8 @@ def read_augmentation(path: str) -> Augmentation:
     """
     try:
         values: Any = yaml.safe_load(storage.read_bytes(path))
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise ConfigError(f"--augment={path} cannot be read ({error.strerror}): expected a YAML file") from error
+    except (FileNotFoundError, NotADirectoryError, StorageError) as error:
+        raise ConfigError(f"--augment={path} cannot be read ({error}): expected a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"--augment={path} is no YAML: {' '.join(str(error).split())}") from error
     try:

@@ -21,17 +21,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ge2e_transforms.augmentation import Augmentation
+from ge2e_transforms.config import Recipe
 from ge2e_transforms.copies import Copies
 from ge2e_transforms.errors import WorkerError
 from ge2e_transforms.extractor import FeatureExtractor
-from ge2e_transforms.planning import ShardTask, SoundList, expected_ms
+from ge2e_transforms.planning import Augmented, ShardTask, expected_ms
 from ge2e_transforms.schema import TRAIN_SPLIT
 from ge2e_transforms.shards import ShardWriter, in_order, recordings_of
 from ge2e_transforms.sounds import Sounds
 from ge2e_transforms.utterance import Utterance
 from pipeline import hygiene, recordings, watchdog
 from pipeline.options import JobConfig
-from pipeline.sound_lists import sounds_for
+from pipeline.sound_lists import sounds_of
 
 MEASURED_S = 2.0
 _START_S = 300.0  # the most that libraries may take to import, and their code to compile
@@ -87,14 +89,14 @@ class Speed:
         return self.copied if augmented and self.copied else self.plain
 
 
-def calibrate(job: JobConfig, rows: Sequence[Utterance], processes: int, sounds: tuple[SoundList, ...] = ()) -> Speed:
+def calibrate(job: JobConfig, rows: Sequence[Utterance], processes: int, augmented: Augmented | None = None) -> Speed:
     """Computes some of the rows, over and over if they are few.
 
     Args:
         job: what is computed.
         rows: that can be read, at least one.
         processes: of the job, on this machine.
-        sounds: the lists that copies are drawn from.
+        augmented: what is written beside them.
 
     Raises:
         WorkerError: a process died, as a decoder crashed or memory ran out.
@@ -104,11 +106,11 @@ def calibrate(job: JobConfig, rows: Sequence[Utterance], processes: int, sounds:
     together = context.Barrier(processes)
     shares = [rows[number::processes] or rows for number in range(processes)]
     try:
-        with ProcessPoolExecutor(processes, context, _prepare, (job, sounds, together)) as pool:
+        with ProcessPoolExecutor(processes, context, _prepare, (job, augmented, together)) as pool:
             list(pool.map(_ready, range(processes)))
             start_s = time.monotonic() - began
             plain = list(pool.map(_measure, shares, [MEASURED_S] * processes))
-            parts = list(pool.map(_measure_copies, shares, [MEASURED_S] * processes)) if job.augmentation else []
+            parts = list(pool.map(_measure_copies, shares, [MEASURED_S] * processes)) if augmented else []
     except BrokenProcessPool as error:
         raise WorkerError(
             "a process that computed some rows of the manifest died: run the job with --isolate_decoder, which finds "
@@ -131,17 +133,18 @@ def _pace(parts: Sequence[Measured]) -> Pace:
 
 
 class _Worker(NamedTuple):
-    """What a process of a job has."""
+    """What a process of a job has; `sounds` where it makes copies of this config."""
 
-    job: JobConfig
+    recipe: Recipe
     extractor: FeatureExtractor
+    config: Augmentation | None
     sounds: Sounds | None
 
 
 _worker: _Worker | None = None
 
 
-def _prepare(job: JobConfig, sounds: tuple[SoundList, ...], together: threading.Barrier) -> None:
+def _prepare(job: JobConfig, augmented: Augmented | None, together: threading.Barrier) -> None:
     """As a worker of a job: its libraries are loaded, and what is compiled is compiled."""
     global _worker
     import pipeline.graph  # noqa: F401
@@ -151,7 +154,8 @@ def _prepare(job: JobConfig, sounds: tuple[SoundList, ...], together: threading.
     extractor = FeatureExtractor(job.recipe)
     noise = np.random.default_rng(0).normal(0, 0.1, job.recipe.audio.sample_rate_hz * 2).astype(np.float32)
     extractor.extract(noise, keep_all=True)
-    _worker = _Worker(job, extractor, sounds_for(job, job.augmentation, sounds) if job.augmentation else None)
+    config, sounds = (augmented.config, sounds_of(job, augmented)) if augmented else (None, None)
+    _worker = _Worker(job.recipe, extractor, config, sounds)
     together.wait(_START_S)
 
 
@@ -166,8 +170,8 @@ def _measure(rows: Sequence[Utterance], measured_s: float) -> Measured:
 
 def _measure_copies(rows: Sequence[Utterance], measured_s: float) -> Measured:
     """As in a split that is augmented, once sounds are kept; with what may still be kept of them."""
-    assert _worker is not None and _worker.sounds is not None and _worker.job.augmentation is not None
-    growth = _worker.job.augmentation.growth(_worker.job.augmentation.splits[0])
+    assert _worker is not None and _worker.sounds is not None and _worker.config is not None
+    growth = _worker.config.growth(_worker.config.splits[0])
     chunks = _chunks(rows, _CHUNK_MS / growth)
     _written(chunks, _TASK.split, measured_s)
     found = _written(chunks, _TASK.split, measured_s)
@@ -177,14 +181,14 @@ def _measure_copies(rows: Sequence[Utterance], measured_s: float) -> Measured:
 def _written(chunks: Iterator[list[Utterance]], augmented: str, measured_s: float) -> Measured:
     """Writes some chunks; `augmented` is the split whose utterances would have copies."""
     assert _worker is not None  # made by `_prepare`
-    job, recipe = _worker.job, _worker.job.recipe
-    config = replace(job.augmentation, splits=(augmented,)) if job.augmentation else None
+    recipe, sounds = _worker.recipe, _worker.sounds
+    config = replace(_worker.config, splits=(augmented,)) if _worker.config else None
     speech_ms = frames = records = written = 0
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ge2e-calibrate-") as folder:
         for chunk in chunks:
             sources = tuple(sorted({row.source for row in chunk}))
-            copies = Copies(config, _worker.sounds, recipe) if config and _worker.sounds else None
+            copies = Copies(config, sounds, recipe) if config and sounds else None
             with recordings.reading(recordings_of(chunk)) as open_audio:
                 writer = ShardWriter(_TASK, _worker.extractor, sources, open_audio, load=watchdog.load, copies=copies)
                 done = writer.write(chunk, Path(folder, "records"), Path(folder, "index"))
@@ -205,7 +209,7 @@ def _chunks(rows: Sequence[Utterance], limit_ms: float) -> Iterator[list[Utteran
         part, length = list[Utterance](), 0
         for row in rows:
             part.append(row)
-            length += expected_ms(row, _worker.job.recipe.audio.max_seconds)
+            length += expected_ms(row, _worker.recipe.audio.max_seconds)
             if length >= limit_ms:
                 yield in_order(part)
                 part, length = [], 0

@@ -79,7 +79,7 @@ def _balance(plan: Plan, new: list[Part], ledger: list[LedgerRow]) -> dict[str, 
     written = sum(part.done["utterances"] for part in new)
     by_kind = {kind: tables.add_counts({row.reason: 1} for row in ledger if row.kind == kind) for kind in _KINDS}
     total = written + sum(sum(by_kind[kind].values()) for kind in _KINDS)
-    made = {name: sum(part.done[name] for part in new) for name in _MADE} if plan.augmentation else {}
+    made = {name: sum(part.done[name] for part in new) for name in _MADE} if plan.augmented else {}
     if total != rows + made.get("sped", 0):
         raise CommitError(
             f"the sums do not balance: the manifests hold {rows} rows{_beside(made)}, but {written} written + "
@@ -145,17 +145,16 @@ def _facts(job: JobConfig, plan: Plan, counts: dict[str, Any], new: list[Part]) 
 
 
 def _augmentation_facts(plan: Plan, new: list[Part]) -> dict[str, Any]:
-    if plan.augmentation is None:
+    if plan.augmented is None:
         return {}
     told: dict[str, str] = {}
     for part in new:
         told |= part.done["unusable_sounds"]
-    fingerprint = plan.augmentation.fingerprint({entry.kind: entry.sha256 for entry in plan.sounds})
     return {
         "augmentation": {
-            "config": plan.augmentation.to_dict(),
-            "fingerprint": fingerprint,
-            "sounds": [entry._asdict() for entry in plan.sounds],
+            "config": plan.augmented.config.to_dict(),
+            "fingerprint": plan.augmented.fingerprint,
+            "sounds": [entry._asdict() for entry in plan.augmented.sounds],
             "unusable": dict(sorted(told.items())),
         }
     }
@@ -165,7 +164,7 @@ def _grown_facts(
     facts: dict[str, Any], stood: Mapping[str, Any], plan: Plan, again: Iterable[LedgerRow]
 ) -> dict[str, Any]:
     """What metadata says of a dataset after rows were added; `again`: those of its own that were tried once more."""
-    names = ("rows", *(_MADE if plan.augmentation else ()), "written")
+    names = ("rows", *(_MADE if plan.augmented else ()), "written")
     counts = {name: stood["counts"][name] + facts["counts"][name] for name in names}
     tried = tables.add_counts({row.reason: 1} for row in again)
     counts["rows"] -= sum(tried.values())
@@ -175,7 +174,7 @@ def _grown_facts(
         counts[kind] = {reason: number for reason, number in sums.items() if number}
     grown = {name: facts[name] for name in ("generation", "token", "datasets", "next_label", "erased")}
     grown |= {"counts": counts, "history": [*stood["history"], *facts["history"]]}
-    if plan.augmentation:
+    if plan.augmented:
         unusable = {**stood["augmentation"]["unusable"], **facts["augmentation"]["unusable"]}
         grown["augmentation"] = {**stood["augmentation"], "unusable": dict(sorted(unusable.items()))}
     if plan.kind == "add":

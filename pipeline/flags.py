@@ -80,7 +80,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 
 def add_augment(parser: argparse.ArgumentParser) -> None:
     """The flag that names what is written beside the utterances."""
-    copies = "noisy, reverberated, coded and sped-up copies, as this YAML file says; docs/guides/augmentation.md"
+    copies = "noisy, reverberated, coded and sped-up copies, as this YAML file says; docs/guides/augment.md"
     parser.add_argument("--augment", default="", metavar="FILE", help=copies)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ge2e_transforms.eligibility import eligible
-from ge2e_transforms.planning import Plan, SoundList, bytes_per_ms, make_plan
+from ge2e_transforms.planning import Augmented, Plan, bytes_per_ms, make_plan
 from ge2e_transforms.schema import TRAIN_SPLIT
 from ge2e_transforms.splits import SpeakerTotal
 from ge2e_transforms.utterance import shown
@@ -85,7 +85,7 @@ class Forecast:
 
 
 def forecast(
-    job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool, sounds: Sequence[SoundList] = ()
+    job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool, augmented: Augmented | None = None
 ) -> Forecast:
     """Puts a survey and a calibration together.
 
@@ -94,12 +94,12 @@ def forecast(
         survey: of its manifests.
         speed: None where nothing could be computed.
         here: whether the job runs on this machine, in as many processes as were calibrated.
-        sounds: the lists that copies are drawn from.
+        augmented: what is written beside the utterances.
 
     Raises:
         PlanError: the rows cannot be laid out: none is usable, a speaker in two splits, too few to draw from.
     """
-    plan = _plan(job, survey, sounds)
+    plan = _plan(job, survey, augmented)
     splits = _splits(job, survey, plan)
     work_s, likely = _work(splits, speed) if speed else (0.0, 0.0)
     most = round(sum(split.seconds * split.growth for split in splits.values()) * 1000 * bytes_per_ms(job.recipe))
@@ -132,12 +132,12 @@ def _wall(survey: Survey, speed: Speed, work_s: float) -> float:
     return start + survey.rows * _PLANNING_S + work_s
 
 
-def _plan(job: JobConfig, survey: Survey, sounds: Sequence[SoundList]) -> Plan:
+def _plan(job: JobConfig, survey: Survey, augmented: Augmented | None) -> Plan:
     totals = [
         SpeakerTotal(speaker, split, source, tally.planned_ms)
         for (speaker, split, source), tally in survey.tallies.items()
     ]
-    return make_plan(totals, (), job.plan, job.recipe, augmentation=job.augmentation, sounds=sounds)
+    return make_plan(totals, (), job.plan, job.recipe, augmented=augmented)
 
 
 def _splits(job: JobConfig, survey: Survey, plan: Plan) -> dict[str, SplitForecast]:

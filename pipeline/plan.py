@@ -14,7 +14,7 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.metadata import require_complete
-from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_plan, nothing_to_do
+from ge2e_transforms.planning import Augmented, ManifestSummary, Plan, content_of, make_plan, nothing_to_do
 from ge2e_transforms.row_chunks import place
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import SpeakerTotal
@@ -62,8 +62,7 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
     present, summaries = publishing.read(job.output).metadata, list(summaries)
     erased = Tombstones.of(present) if present.get("erased") else None
     pseudonyms = "" if job.pseudonym_key == "" else read_key(job.pseudonym_key).check
-    sounds = tuple(sound_lists(job, job.augmentation)) if job.augmentation else ()
-    augmented = job.augmentation.fingerprint({entry.kind: entry.sha256 for entry in sounds}) if job.augmentation else ""
+    augmented = Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
     content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms, job.allow_schemes, augmented)
     growing, edition = None, None
     if job.kind == "run":
@@ -71,7 +70,7 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
         done = edition is None
     else:
         check_growth(job.output, present, job.recipe, pseudonyms)
-        growth.refuse_other_copies(job.output, present, augmented)
+        growth.refuse_other_copies(job.output, present, augmented.fingerprint if augmented else "")
         done = present["token"] == job.token or any(
             (step["kind"], step["content"]) == ("add", content) for step in present["history"]
         )
@@ -88,8 +87,7 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
         erased=erased,
         pseudonyms=pseudonyms,
         allow_schemes=job.allow_schemes,
-        augmentation=job.augmentation,
-        sounds=sounds,
+        augmented=augmented,
     )
     return dataclasses.replace(plan, standing=present.get("generation", ""))
 

@@ -14,6 +14,7 @@ from pipeline import report_plots as plots
 
 # Utterances that are shown with their copies, copies of each kind, and recordings that are named.
 SHOWN, EACH, LISTED = 2, 2, 10
+_DRAWN = 8  # records of a source among which these are looked for
 _IN_WORDS = {"": "clean", "noise": "noise", "music": "music", "babble": "babble", "room": "a room", "codec": "a codec"}
 
 
@@ -32,11 +33,12 @@ def copies_of(
     if treatments is None:
         return {"copies": None}
     config, metadata = treatments.config, dataset.metadata
-    drawn = samples.draw(SHOWN, seed, config.splits)
+    drawn = samples.draw(_DRAWN, seed, config.splits)
     own = [row for row in chosen if row.split in config.splits]
-    families = list(dict.fromkeys(tuple(samples.family(row, treatments, EACH)) for row in [*own, *drawn]))[
-        : max(SHOWN, len(own))
-    ]
+    families: dict[tuple[Treated, ...], None] = {}  # each once: several records may be of one utterance
+    for row in [*own, *drawn]:
+        if len(families) < max(SHOWN, len(own)):
+            families[tuple(samples.family(row, treatments, EACH))] = None
     told, measured = metadata["augmentation"], {kind: of.snr_db for kind, of in treatments.of.items() if of.snr_db}
     return {
         "copies": {

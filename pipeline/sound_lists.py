@@ -6,18 +6,18 @@ import functools
 import hashlib
 import io
 import threading
-from collections.abc import Sequence
 
 from ge2e_transforms.augmentation import Added, Augmentation, Rooms
-from ge2e_transforms.config import AudioConfig
+from ge2e_transforms.copies import Copies
 from ge2e_transforms.errors import LedgerRow, ManifestError, NoiseError
 from ge2e_transforms.manifest import read_rows
 from ge2e_transforms.places import permitted
-from ge2e_transforms.planning import Plan, SoundList
+from ge2e_transforms.planning import Augmented, Plan, SoundList
 from ge2e_transforms.sounds import Sounds
 from ge2e_transforms.utterance import Utterance
-from pipeline import recordings, storage
+from pipeline import recordings
 from pipeline.options import JobConfig
+from pipeline.read import open_manifest
 
 _one_at_a_time = threading.Lock()
 
@@ -30,20 +30,14 @@ def sound_lists(job: JobConfig, config: Augmentation) -> dict[SoundList, list[Ut
     """
     found = {}
     for kind, entry in config.lists.items():
-        content = _content(kind, entry.manifest)
+        try:
+            with open_manifest(entry.manifest) as stream:
+                content = stream.read()
+        except ManifestError as error:
+            raise NoiseError(f"the manifest of augment.{kind}: {error}") from error
         rows = _rows(job, kind, entry, content)
         found[SoundList(kind, hashlib.sha256(content).hexdigest(), len(rows))] = rows
     return found
-
-
-def _content(kind: str, path: str) -> bytes:
-    try:
-        return storage.read_bytes(path)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise NoiseError(
-            f"the manifest of augment.{kind}, {path}, cannot be read ({error.strerror}): expected a file that all "
-            "workers reach; `ge2e manifest musan` and `ge2e manifest rirs` write such files"
-        ) from error
 
 
 def _rows(job: JobConfig, kind: str, entry: Added | Rooms, content: bytes) -> list[Utterance]:
@@ -65,29 +59,33 @@ def _rows(job: JobConfig, kind: str, entry: Added | Rooms, content: bytes) -> li
     return rows
 
 
-def sounds_of(job: JobConfig, plan: Plan) -> Sounds | None:
-    """The recordings that a plan's copies draw from, one set for a process and a submission of a job.
+def copies_of(job: JobConfig, plan: Plan) -> Copies | None:
+    """What makes the copies of a shard, None where there are none to make.
+
+    Their recordings are kept for all shards that a process writes for one submission of a job.
 
     Raises:
         NoiseError: a list is not what it was when the job was planned.
     """
-    return None if plan.augmentation is None else sounds_for(job, plan.augmentation, plan.sounds)
+    if plan.augmented is None:
+        return None
+    return Copies(plan.augmented.config, sounds_of(job, plan.augmented), job.recipe)
 
 
-def sounds_for(job: JobConfig, config: Augmentation, planned: tuple[SoundList, ...]) -> Sounds:
-    """As `sounds_of`, of lists as they were read before."""
+def sounds_of(job: JobConfig, augmented: Augmented) -> Sounds:
+    """The recordings that copies are drawn from; errors as of `copies_of`."""
     with _one_at_a_time:
-        return _sounds(job, config, planned, job.recipe.audio)
+        return _sounds(job, augmented)
 
 
 @functools.lru_cache(maxsize=1)
-def _sounds(job: JobConfig, config: Augmentation, planned: Sequence[SoundList], audio: AudioConfig) -> Sounds:
-    lists = sound_lists(job, config)
-    if tuple(lists) != planned:
-        changed = [entry.kind for entry, was in zip(lists, planned, strict=True) if entry != was]
+def _sounds(job: JobConfig, augmented: Augmented) -> Sounds:
+    lists = sound_lists(job, augmented.config)
+    if tuple(lists) != augmented.sounds:
+        changed = [entry.kind for entry, was in zip(lists, augmented.sounds, strict=True) if entry != was]
         raise NoiseError(
             f"the manifest of augment.{changed[0]} is another one than when the job was planned: was it changed while "
             "the job ran? Run the same command again"
         )
     rows = {entry.kind: tuple(rows) for entry, rows in lists.items()}
-    return Sounds(rows, audio, recordings.encoded, config.cache_mib << 20)
+    return Sounds(rows, job.recipe.audio, recordings.encoded, augmented.config.cache_mib << 20)

@@ -33,7 +33,7 @@ from pipeline import growth, hygiene, metrics, recordings, storage, watchdog
 from pipeline.interrupt import raise_if_interrupted
 from pipeline.options import JobConfig
 from pipeline.resources import cpu_name
-from pipeline.sound_lists import sounds_of
+from pipeline.sound_lists import copies_of
 from pipeline.verdict import recorded
 
 DONE, LEDGER = "done", "ledger"
@@ -204,8 +204,7 @@ class _WriteShardsFn(beam.DoFn):
                 assert self._extractor is not None  # set up by Beam before any element
                 rows = list(itertools.chain.from_iterable(map(unpack, parcels)))
                 known = known_people(self._job.output, plan, task, rows)
-                sounds = sounds_of(self._job, plan)
-                copies = Copies(plan.augmentation, sounds, self._job.recipe) if plan.augmentation and sounds else None
+                copies = copies_of(self._job, plan)
                 done = write_shard(
                     self._job.output, task, rows, self._extractor, plan.sources, known, self._decoder, copies
                 )

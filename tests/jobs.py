@@ -19,7 +19,6 @@ from apache_beam.runners.runner import PipelineResult
 from apache_beam.testing.test_pipeline import TestPipeline
 
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.copies import Copies
 from ge2e_transforms.errors import LedgerRow
 from ge2e_transforms.extractor import FeatureExtractor
 from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerTotal, expected_ms
@@ -33,7 +32,7 @@ from pipeline.main import RunResult, run
 from pipeline.options import JobConfig
 from pipeline.plan import plan_job
 from pipeline.read import wanted_rows
-from pipeline.sound_lists import sounds_of
+from pipeline.sound_lists import copies_of
 from pipeline.write import known_people, write_shard
 
 if TYPE_CHECKING:
@@ -92,12 +91,11 @@ def planned(config: JobConfig) -> Planned:
 def write_all(config: JobConfig) -> Planned:
     """Writes all shards of a job, without Beam and without commit."""
     made, extractor = planned(config), FeatureExtractor(config.recipe)
-    sounds = sounds_of(config, made.plan)
     for number, parcels in made.shards.items():
         utterances = list(itertools.chain.from_iterable(map(unpack, parcels)))
         task = made.plan.tasks[number]
         known = known_people(config.output, made.plan, task, utterances)
-        copies = Copies(config.augmentation, sounds, config.recipe) if config.augmentation and sounds else None
+        copies = copies_of(config, made.plan)
         write_shard(config.output, task, utterances, extractor, made.plan.sources, known, copies=copies)
     return made
 

@@ -340,7 +340,7 @@ def test_copies_and_speeds_are_no_doubles(augmented_dataset):
 
 
 def test_what_is_found_of_speech_is_found_once_with_copies(tmp_path):
-    """Not once more for each speed: one sentence of two people, two near-equal ids, an id in two sources, a denied one."""
+    """Not once more for each speed: one sentence of two people, near-equal ids, an id in two sources, denied ones."""
     names = [voice(tmp_path, f"{number}.wav", number) for number in (0, 1, 2, 3)]
     names.append(voice(tmp_path, "0.flac", 0))
     people = ["anna", "id7", "ID07", "carl", "berta"]

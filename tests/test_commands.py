@@ -320,7 +320,7 @@ def test_a_quiet_run_says_nothing(manifest: Path, tmp_path: Path, capsys: pytest
 
 def test_the_table_of_commands_is_complete() -> None:
     files = {path.stem for path in (Path(program.__file__).parent / "commands").glob("*.py")}
-    shared = {"__init__", "extras", "grow", "manifest_kinds", "terminal"}
+    shared = {"__init__", "extras", "grow", "manifest_kinds", "results", "terminal"}
     assert {name.replace("-", "_") for name in program.COMMANDS} == files - shared
 
 

@@ -48,6 +48,7 @@ from packaging.requirements import Requirement
 from s3_server import BUCKET, gcs_emulator, put_gcs
 
 from ge2e_transforms import BatchLoader
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.digest import digest
 from ge2e_transforms.errors import ConfigError, Ge2eError
@@ -294,8 +295,9 @@ EXAMPLES = {entry["name"]: entry["helpText"].rpartition("Example: ")[2] for entr
 
 
 @pytest.mark.parametrize("entry", PARAMETERS, ids=lambda entry: entry["name"])
-def test_a_parameter_is_an_option(entry: dict[str, Any], launch: ModuleType) -> None:
+def test_a_parameter_is_an_option(entry: dict[str, Any], launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its name, with the same right to be left out, and with an example that both sides take."""
+    monkeypatch.setattr(options, "read_augmentation", lambda path: Augmentation(speed=(0.9,)))
     flag = f"--{entry['name']}"
     action = own_parser()._option_string_actions.get(flag)
     assert action or not options.unknown_flags([f"{flag}=1"])

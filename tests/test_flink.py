@@ -16,7 +16,9 @@ from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+import augmented
 import pytest
+import synth
 from jobs import content_of, counters, data_digests, done_files, pids, run_here, stamps, unlisted
 
 from deploy.flink.cluster import HERE, Cluster, ClusterError, Parts
@@ -46,8 +48,8 @@ def baseline(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def run_there(flink: Cluster, manifest: Path, out: Path) -> RunResult:
-    return run_here(manifest, out, *FLAGS, "--runner=FlinkRunner", "--", *flink.flags)
+def run_there(flink: Cluster, manifest: Path, out: Path, *flags: str) -> RunResult:
+    return run_here(manifest, out, *FLAGS, *flags, "--runner=FlinkRunner", "--", *flink.flags)
 
 
 def check_same(out: Path, baseline: Path) -> None:
@@ -129,6 +131,15 @@ def test_real_speech_by_two_workers(
     found = counters(result.pipeline_result)
     assert found[metrics.SHARDS_WRITTEN] == len(done_files(baseline))
     assert found[metrics.UTTERANCES_WRITTEN] == 311
+
+
+def test_copies_of_utterances_are_the_same(flink: Cluster, tmp_path: Path) -> None:
+    manifest = synth.small_corpus(tmp_path / "corpus", 6, 1, 1.2)
+    augment = ("--augment", str(augmented.sounds(tmp_path)))
+    run_there(flink, manifest, tmp_path / "there", *augment)
+    run_here(manifest, tmp_path / "here", *FLAGS, *augment)
+    check_same(tmp_path / "there", tmp_path / "here")
+    assert Dataset.open(tmp_path / "there").metadata["counts"]["copies"] == 6 * 2 * 6
 
 
 def test_a_killed_worker(flink: Cluster, baseline: Path, manifest: Path, tmp_path: Path) -> None:

@@ -198,8 +198,8 @@ def test_the_done_content_is_pinned_and_plain(folder, tmp_path):
     done = written.done
     assert json.loads(json.dumps(done)) == done
     assert set(done) == {
-        "generation", "split", "shard", "shards", "rows", "utterances", "speakers", "records", "frames",
-        "filtered", "rejected", "ledger", "statistics",
+        "generation", "split", "shard", "shards", "rows", "utterances", "speakers", "copies", "sped",
+        "records", "frames", "filtered", "rejected", "ledger", "statistics",
         "records_bytes", "records_sha256", "index_bytes", "index_sha256",
     }  # fmt: skip
     assert (done["generation"], done["split"], done["shard"], done["shards"]) == ("0a1b2c3d", "train", 3, 8)

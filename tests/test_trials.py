@@ -230,7 +230,7 @@ def test_a_large_split_is_spread_evenly(tmp_path: Path):
 
 def test_speakers_of_one_session_are_told(tmp_path: Path):
     dataset = make(tmp_path, 4, 2, 1, 6)
-    message = r"2 of 4 speakers of split 'test' have one session only and give no target trial; with cross_session=F"
+    message = r"2 of 4 speakers of split 'test' have one session only, so no target trial; with cross_session=F"
     with pytest.warns(UserWarning, match=message) as caught:
         trials = verification_trials(dataset, "test")
     assert caught[0].filename == __file__

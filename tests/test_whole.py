@@ -430,6 +430,14 @@ def test_windows_are_no_utterances(tmp_path: Path):
         reader.all("train")
 
 
+@pytest.mark.parametrize("segments", ["utterance", "windows"])
+def test_any_form_is_given_with_the_rows_of_its_records(tmp_path: Path, segments: str):
+    dataset, splits = small(tmp_path, RECIPE.replace(segments=segments))
+    whole, rows = WholeUtterances(dataset, "time_mel").with_records("u2", "ns/b")
+    assert rows == [3, 9, 1]
+    assert np.array_equal(whole.values, np.concatenate(splits["train"]["ns/b"][2]))
+
+
 def test_options_are_checked_when_they_are_given(tmp_path: Path):
     dataset, _ = small(tmp_path)
     with pytest.raises(ConfigError, match="layout='bins' cannot be used: expected one of mel_time, time_mel"):

@@ -17,7 +17,7 @@ from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ge2e_transforms.planning import SoundList
+    from ge2e_transforms.planning import Augmented
     from pipeline.calibrate import Speed
     from pipeline.forecast import Forecast
     from pipeline.options import JobConfig
@@ -44,31 +44,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 also where something looks wrong; that is said."""
     require_beam("`ge2e plan` needs")
+    from ge2e_transforms.planning import Augmented
     from pipeline import options
     from pipeline.forecast import forecast
     from pipeline.sound_lists import sound_lists
     from pipeline.survey import survey
 
     job = options.job_config(args)
-    sounds = tuple(sound_lists(job, job.augmentation)) if job.augmentation else ()
+    augmented = Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
     processes = options.local_processes(options.beam_options(args, args.beam_arguments))
     with tqdm(desc="reading headers", unit=" rows", leave=False, disable=args.quiet or None) as bar:
         found = survey(job, bar.update)
-    speed, trouble = _speed(job, found, processes or 1, sounds)
-    expected = forecast(job, found, speed, here=processes is not None, sounds=sounds)
+    speed, trouble = _speed(job, found, processes or 1, augmented)
+    expected = forecast(job, found, speed, here=processes is not None, augmented=augmented)
     expected.warnings.extend(trouble)
     words = ["ge2e", "run", *(word for word in args.words if word not in _OURS)]
     if args.json:
         content = {**dataclasses.asdict(expected), "processes": processes, "command": words}
         print(json.dumps(content, indent=1))
     else:
-        facts = [*_facts(found, expected, processes), *_copies(job, expected, sounds)]
+        facts = [*_facts(found, expected, processes), *_copies(expected, augmented)]
         _print(Terminal(), facts, expected, shlex.join(words))
     return 0
 
 
 def _speed(
-    job: JobConfig, found: Survey, processes: int, sounds: tuple[SoundList, ...]
+    job: JobConfig, found: Survey, processes: int, augmented: Augmented | None
 ) -> tuple[Speed | None, list[str]]:
     from ge2e_transforms.errors import WorkerError
     from pipeline.calibrate import calibrate
@@ -76,7 +77,7 @@ def _speed(
     if not found.sample:
         return None, ["no recording can be read, so nothing was computed"]
     try:
-        return calibrate(job, found.sample, processes, sounds), []
+        return calibrate(job, found.sample, processes, augmented), []
     except WorkerError as error:
         return None, [str(error)]
 
@@ -113,16 +114,16 @@ def _facts(found: Survey, expected: Forecast, processes: int | None) -> Iterator
         yield "wall time", f"{_duration(expected.wall_s)} by {processes} process{'es' * (processes != 1)} here"
 
 
-def _copies(job: JobConfig, expected: Forecast, sounds: Iterable[SoundList]) -> Iterator[tuple[str, str]]:
+def _copies(expected: Forecast, augmented: Augmented | None) -> Iterator[tuple[str, str]]:
     """What is written beside clean speech, and from how many recordings."""
-    if job.augmentation is None:
+    if augmented is None:
         return
-    copies = ", ".join(copy.name for copy in job.augmentation.copies)
-    speeds = ", ".join(f"{factor:g}" for factor in job.augmentation.speed)
+    copies = ", ".join(copy.name for copy in augmented.config.copies)
+    speeds = ", ".join(f"{factor:g}" for factor in augmented.config.speed)
     each = " and ".join(filter(None, (f"copies {copies}" * bool(copies), f"speeds {speeds}" * bool(speeds))))
     grown = [f"{split.growth:.1f} times {name}" for name, split in expected.splits.items() if split.growth != 1]
     yield "beside it", f"{each}: {', '.join(grown) or 'in no split of these'}"
-    if counts := ", ".join(f"{entry.kind} {entry.rows:,}" for entry in sounds):
+    if counts := ", ".join(f"{entry.kind} {entry.rows:,}" for entry in augmented.sounds):
         yield "sounds", counts
 
 

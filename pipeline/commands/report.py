@@ -8,9 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset
-from ge2e_transforms.errors import ConfigError, MissingExtraError, StorageError
-from ge2e_transforms.utterance import is_url
-from pipeline import disk
+from ge2e_transforms.errors import MissingExtraError
+from pipeline.commands.results import place_of_result, write_result
 from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = """examples:
@@ -42,17 +41,9 @@ def command(args: argparse.Namespace) -> int:
     dataset = Dataset.open(args.dataset)
     path = place_of(dataset, args.output)
     content = page(dataset, args.seed, args.utterances).encode()
-    _write(path, content)
+    write_result(path, content)
     Terminal().print(f"report   {path} ({len(content) / 1e6:.1f} MB)")
     return 0
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        disk.write_whole(path, content)
-    except OSError as error:
-        text = f"{path} cannot be written ({error.strerror}): choose another file with --output"
-        raise StorageError(text) from error
 
 
 def place_of(dataset: Dataset, output: str | None) -> Path:
@@ -61,17 +52,8 @@ def place_of(dataset: Dataset, output: str | None) -> Path:
     Raises:
         ConfigError: that would be within the dataset, or is no file on this machine.
     """
-    if output is not None and is_url(output):
-        raise ConfigError(f"--output {output}: expected a file on this machine")
     name = PurePosixPath(str(dataset.root)).name
     if dataset.folder.is_local:
         name = Path(dataset.root).resolve().name
-    folder = Path.cwd()
-    path = folder / f"{name or 'dataset'}-report.html" if output is None else Path(output)
-    if path.is_dir():
-        raise ConfigError(f"--output {path} is a folder: expected a file, such as {path / f'{name}-report.html'}")
-    if dataset.folder.is_local and path.resolve().is_relative_to(Path(dataset.root).resolve()):
-        raise ConfigError(
-            f"the report would be written to {path}, which is inside of the dataset: name another place by --output"
-        )
-    return path
+    default = f"{name or 'dataset'}-report.html"
+    return place_of_result(dataset, str(Path.cwd() / default) if output is None else output, default)
