@@ -53,40 +53,31 @@ class Measured(NamedTuple):
     peak_bytes: int
 
 
-class Pace(NamedTuple):
-    """What all processes do together.
-
-    real_time: seconds of recordings that are computed in a second, with all that is made of them.
-    bytes_per_s: of shards, for a second of recordings.
-    """
-
-    real_time: float
-    bytes_per_s: float
-
-
 @dataclass(frozen=True)
 class Speed:
-    """What was measured.
+    """What all processes did together.
 
     Attributes:
         processes: how many there were.
-        plain: pace of speech that is written as it is.
+        real_time: seconds of recordings that are computed in a second, by all of them, where no copies are made.
         voiced: share of the recordings that is stored.
+        bytes_per_s: of shards, for a second of recordings without copies.
         start_s: until the processes were ready.
         peak_bytes: of the largest of them, with all the sounds that it may keep.
-        copied: pace of speech that is written with copies; None of a job that makes none.
+        copied: as `real_time`, where all copies are made; None of a job that makes none.
     """
 
     processes: int
-    plain: Pace
+    real_time: float
     voiced: float
+    bytes_per_s: float
     start_s: float
     peak_bytes: int
-    copied: Pace | None = None
+    copied: float | None = None
 
-    def pace(self, augmented: bool) -> Pace:
-        """Of a split that is augmented, or of another."""
-        return self.copied if augmented and self.copied else self.plain
+    def pace(self, *, augmented: bool) -> float:
+        """Seconds of recordings of a split in a second."""
+        return self.copied if augmented and self.copied else self.real_time
 
 
 def calibrate(job: JobConfig, rows: Sequence[Utterance], processes: int, augmented: Augmented | None = None) -> Speed:
@@ -116,20 +107,20 @@ def calibrate(job: JobConfig, rows: Sequence[Utterance], processes: int, augment
             "a process that computed some rows of the manifest died: run the job with --isolate_decoder, which finds "
             "the recording that a decoder crashes on, or free memory"
         ) from error
+    speech = sum(part.speech_s for part in plain)
     return Speed(
         processes=processes,
-        plain=_pace(plain),
-        voiced=sum(part.voiced_s for part in plain) / sum(part.speech_s for part in plain),
+        real_time=_real_time(plain),
+        voiced=sum(part.voiced_s for part in plain) / speech,
+        bytes_per_s=sum(part.written for part in plain) / speech,
         start_s=start_s,
         peak_bytes=max(part.peak_bytes for part in parts or plain),
-        copied=_pace(parts) if parts else None,
+        copied=_real_time(parts) if parts else None,
     )
 
 
-def _pace(parts: Sequence[Measured]) -> Pace:
-    speech = sum(part.speech_s for part in parts)
-    wall = sum(part.wall_s for part in parts) / len(parts)
-    return Pace(speech / wall, sum(part.written for part in parts) / speech)
+def _real_time(parts: Sequence[Measured]) -> float:
+    return sum(part.speech_s for part in parts) / (sum(part.wall_s for part in parts) / len(parts))
 
 
 class _Worker(NamedTuple):

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -101,15 +101,15 @@ def forecast(
     """
     plan = _plan(job, survey, augmented)
     splits = _splits(job, survey, plan)
-    work_s, likely = _work(splits, speed) if speed else (0.0, 0.0)
-    most = round(sum(split.seconds * split.growth for split in splits.values()) * 1000 * bytes_per_ms(job.recipe))
+    work_s = _work(splits.values(), speed) if speed else 0.0
+    stored_s = sum(split.seconds * split.growth for split in splits.values())
     found = Forecast(
         splits=splits,
         rows=survey.rows,
         refused=sum(survey.refused.values()),
         unreadable=survey.unreadable,
-        disk_most=most,
-        disk_likely=round(likely) if speed else None,
+        disk_most=round(stored_s * 1000 * bytes_per_ms(job.recipe)),
+        disk_likely=round(stored_s * speed.bytes_per_s) if speed else None,
         disk_free=free_disk(job.output) if storage.is_local(job.output) else None,
         voiced=speed.voiced if speed else None,
         memory=speed.peak_bytes if speed else None,
@@ -120,10 +120,9 @@ def forecast(
     return found
 
 
-def _work(splits: Mapping[str, SplitForecast], speed: Speed) -> tuple[float, float]:
-    """Seconds in which all processes write the shards, and the bytes of these."""
-    paces = [(split.seconds, speed.pace(split.growth != 1)) for split in splits.values()]
-    return sum(s / pace.real_time for s, pace in paces), sum(s * pace.bytes_per_s for s, pace in paces)
+def _work(splits: Iterable[SplitForecast], speed: Speed) -> float:
+    """Seconds in which all processes write the shards."""
+    return sum(split.seconds / speed.pace(augmented=split.growth != 1) for split in splits)
 
 
 def _wall(survey: Survey, speed: Speed, work_s: float) -> float:
@@ -150,9 +149,8 @@ def _splits(job: JobConfig, survey: Survey, plan: Plan) -> dict[str, SplitForeca
     made = {}
     asked = sorted({*_ELIGIBLE, job.utterances_per_speaker})
     for split in plan.ranges:
-        growth, labels = (
-            (job.augmentation.growth(split), job.augmentation.labels(split)) if job.augmentation else (1.0, 1)
-        )
+        config = plan.augmented.config if plan.augmented else None
+        growth, labels = (config.growth(split), config.labels(split)) if config else (1.0, 1)
         sizes = sorted(growth * size for size in _shard_mib(job, plan, split, seconds[split]))
         counts = np.array(list(rows[split].values()), dtype=np.int64)
         made[split] = SplitForecast(

@@ -7,7 +7,6 @@ from typing import Any
 
 from ge2e_transforms.augmentation import ADDED
 from ge2e_transforms.dataset import Dataset
-from ge2e_transforms.errors import visible
 from ge2e_transforms.samples import Row, Samples, Treated
 from ge2e_transforms.treatments import Treatments, speeds
 from pipeline import report_plots as plots
@@ -50,7 +49,7 @@ def copies_of(
             "lists": {entry["kind"]: entry["rows"] for entry in told["sounds"]},
             "ratios_svg": plots.ratios(measured) if measured else "",
             "speeds": speeds(dataset, config),
-            "unusable": [(place, visible(why)) for place, why in list(told["unusable"].items())[:LISTED]],
+            "unusable": list(told["unusable"].items())[:LISTED],
             "all_unusable": len(told["unusable"]),
         }
     }

@@ -159,3 +159,12 @@ def test_a_run_tells_of_copies_and_of_what_could_not_be_used(
     assert "\ncopies     264 (noise 44, music 44, babble 44, room 44, codec 88) of split train, seed 0\n" in text
     assert "\nwritten    46 utterances, " in text and " s of speech in features with copies\n" in text
     assert "warning: 1 recording(s) of noise or rooms could not be used" in text
+
+
+def test_adding_tells_of_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = augmented.small(tmp_path, "codec: {codecs: [telephone]}\nspeed: [0.9]", speakers=2)
+    synth.write(tmp_path / "new.wav", synth.speechlike(77, 1.5), 16000)
+    manifest = jobs.write_rows(tmp_path / "more.csv", [("new.wav", "new")])
+    status, out, err = jobs.ge2e(capsys, "add", dataset.root, "--manifest", manifest, "--direct_num_workers=1")
+    assert status == 0, err
+    assert "rows       4 -> 5\nsped       2 -> 3\ncopies     4 -> 6\nwritten    6 -> 8\n" in out

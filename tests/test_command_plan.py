@@ -12,7 +12,7 @@ from synth import small_corpus
 from ge2e_transforms.errors import WorkerError
 from pipeline import __main__ as program
 from pipeline import calibrate
-from pipeline.calibrate import Pace, Speed
+from pipeline.calibrate import Speed
 from pipeline.main import run
 
 
@@ -31,8 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def calibrated(job: object, rows: object, number: int, augmented: object) -> Speed:
         processes.append(number)
-        plain, copied = Pace(2000.0, 12000.0), Pace(20.0, 250_000.0)
-        return Speed(number, plain, 0.8, 3.0, 300 << 20, copied if augmented else None)
+        return Speed(number, 2000.0, 0.8, 12000.0, 3.0, 300 << 20, 20.0 if augmented else None)
 
     monkeypatch.setattr(calibrate, "calibrate", calibrated)
     return processes
