@@ -206,8 +206,8 @@ class BatchLoader:
             names = getattr(chosen, option)
             return None if names is None else self._numbers(option, names, known)
 
-        config = Augmentation.of(self._dataset.metadata)
-        sped = [name for given in chosen.exclude_speakers or () for name in config.at_speeds(given)] if config else []
+        config = Augmentation.of(self._dataset.metadata) if chosen.exclude_speakers else None
+        sped = [name for given in chosen.exclude_speakers for name in config.at_speeds(given)] if config else []
         return Filters(
             only=numbers("only_speakers", labels),
             excluded=(*(numbers("exclude_speakers", labels) or ()), *(labels[name] for name in sped if name in labels)),
