@@ -23,6 +23,7 @@ from ge2e_transforms.audit_contents import IDENTITY, Contents, Ints, codes
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.deny_list import DenyEntry, DenyMatcher
 from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.treatments import labels_at_other_speeds
 from ge2e_transforms.utterance import shown
 
 Mask = npt.NDArray[np.bool_]
@@ -104,7 +105,7 @@ class DenyCount(NamedTuple):
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was looked at, and all that was found, in the order of `CHECKS`."""
+    """What was looked at, copies and other speeds left out, and all that was found, in the order of `CHECKS`."""
 
     utterances: int
     speakers: int
@@ -187,7 +188,8 @@ def _finding(check: str, severity: str, table: pa.Table, group: Ints, kept: Mask
 
 def _split_overlap(contents: Contents) -> list[Finding]:
     """By the indexes and by the speakers table."""
-    listed = contents.dataset.speakers.select(["split", "speaker_id", "source"])
+    own = ~np.isin(contents.dataset.speakers["label"], labels_at_other_speeds(contents.dataset))
+    listed = contents.dataset.speakers.filter(pa.array(own)).select(["split", "speaker_id", "source"])
     listed = listed.append_column("detail", pa.array(["in the speakers table"] * len(listed), pa.string()))
     table = pa.concat_tables([contents.told.drop_columns(["code"]), listed], promote_options="default")
     group = codes(table["speaker_id"])

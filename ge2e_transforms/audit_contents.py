@@ -1,4 +1,8 @@
-"""What `audit` keeps of the indexes of all shards: a hash for each utterance, and who speaks where."""
+"""What `audit` keeps of the indexes of all shards: a hash for each utterance, and who speaks where.
+
+Of a dataset with augmentation only the utterances as they were spoken: what was made of them is no leak and no double,
+and would repeat what is found of them.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +60,12 @@ class Contents:
 
     def heads(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table]:
         """The first record of each utterance of some places, with the columns asked for."""
+        more = ("augmentation",) if self.dataset.augmented else ()
 
         def read(number: int) -> pa.Table:
-            table = self.dataset.shard_index(*self.places[number], columns)
+            table = self.dataset.shard_index(*self.places[number], (*columns, *more))
+            if more:  # what is neither a copy nor at another speed
+                table = table.filter(pc.equal(table["augmentation"], "")).select(columns)
             label, utterance = (table[name].to_numpy() for name in IDENTITY[:2])
             new = np.ones(len(table), dtype=np.bool_)
             new[1:] = (label[1:] != label[:-1]) | (utterance[1:] != utterance[:-1])

@@ -179,6 +179,19 @@ class Augmentation:
         named = {kind: getattr(self, kind) for kind in KINDS}
         return {kind: config for kind, config in named.items() if isinstance(config, Added | Rooms)}
 
+    def at_speeds(self, name: str) -> list[str]:
+        """Ids of a speaker or an utterance at the other speeds."""
+        return [sped(name, factor) for factor in self.speed]
+
+    @property
+    def treatments(self) -> dict[str, tuple[float, str]]:
+        """Speed and kind of copy ('' for none) by what the column `augmentation` of an index says of them."""
+        found = {}
+        for factor in (1.0, *self.speed):
+            for kind in ("", *dict.fromkeys(copy.kind for copy in self.copies)):
+                found["+".join(filter(None, ("" if factor == 1 else f"speed{factor:g}", kind)))] = (factor, kind)
+        return found
+
     def check_rate(self, sample_rate_hz: int) -> None:
         """Refuses a codec that cannot hold the recipe's sample rate.
 
@@ -218,6 +231,15 @@ class Augmentation:
                     check("manifest" in given, f"augment.{kind}", made[kind], "a manifest of recordings")
                 made[kind] = kinds[kind](**given)
         return cls(**made)
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Augmentation | None:
+        """The config that a dataset was written with; None for one without copies.
+
+        Raises:
+            ConfigError: as `from_dict`; the dataset is of a later version, or was changed.
+        """
+        return cls.from_dict(metadata["augmentation"]["config"]) if "augmentation" in metadata else None
 
     def fingerprint(self, sums: Mapping[str, str]) -> str:
         """sha256, 64 hex digits, of all that decides the copies.

@@ -59,11 +59,13 @@ class Copies:
 
     Attributes:
         faults: what was wrong with sounds that could not be used, by location; others were drawn in their place.
+        nameless_faults: the same without a name, by number in the list: recordings of babble are of people.
     """
 
     def __init__(self, config: Augmentation, sounds: Sounds, recipe: Recipe) -> None:
         self.config, self._sounds, self._recipe = config, sounds, recipe
         self.faults: dict[str, str] = {}
+        self.nameless_faults: dict[str, str] = {}
 
     def made(self, utterance: str, samples: Samples, voiced: Voiced, load: AudioLoader) -> Iterator[MadeCopy]:
         """The copies of one utterance, one after the other.
@@ -170,6 +172,7 @@ class Copies:
                 "when they do; finished shards are kept"
             ) from error
         self.faults[location] = f"{error.reason}: {error}"
+        self.nameless_faults[f"{kind} {number + 1}"] = error.reason
 
     def _none_usable(self, kind: str) -> NoiseError:
         found = "; ".join(list(self.faults.values())[:3]) or "they are silent"

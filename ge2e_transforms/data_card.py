@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ge2e_transforms.augmentation import ADDED
 from ge2e_transforms.errors import visible
-from ge2e_transforms.facts import facts
+from ge2e_transforms.facts import facts, rows_of
 from ge2e_transforms.licences import identifier_of, licence_of
 
 # A card with this line is ours, and is written anew with its dataset.
@@ -34,7 +35,8 @@ _SIZES |= {"10M<n<100M": 10**8, "100M<n<1B": 10**9}
 def data_card(metadata: Mapping[str, Any]) -> bytes:
     """The card of a complete dataset, UTF-8; the same for all jobs that make the same dataset."""
     told = facts(metadata)
-    parts = [_front_matter(told), MARKER, _head(told), _figures(told), _loading(told), _recipe(told), _sources(told)]
+    parts = [_front_matter(told), MARKER, _head(told), _figures(told), *_augmentation(told), _loading(told)]
+    parts += [_recipe(told), _sources(told)]
     parts += [f"## Biometric data\n\n{BIOMETRIC}", _making(told)]
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -110,10 +112,54 @@ def _figures(told: Mapping[str, Any]) -> str:
     counts = told["counts"]
     filtered, rejected = (sum(counts[kind].values()) for kind in ("filtered", "rejected"))
     lines.append(
-        f"\nOf {counts['rows']:,} manifest rows {counts['written']:,} were written, {filtered:,} left out by policy "
+        f"\nOf {rows_of(told)} {counts['written']:,} were written, {filtered:,} left out by policy "
         f"and {rejected:,} rejected; `{told['ledger']['path']}` has the reason of each."
     )
     return "\n".join(lines)
+
+
+def _augmentation(told: Mapping[str, Any]) -> list[str]:
+    """What lies beside clean utterances, and which lists it was drawn from: the names of their files, and no more.
+
+    With pseudonyms not even these: a list of babble is one of people.
+    """
+    if "augmentation" not in told:
+        return []
+    made = told["augmentation"]
+    lists = {entry["kind"]: entry for entry in made["sounds"]}
+    lines = ["## Augmentation\n"]
+    if made["copies"]:
+        lines += ["| copies | number | how | recordings drawn from |", "|---|---:|---|---|"]
+    for kind, number in made["copies"].items():
+        config, drawn = made["config"][kind], ""
+        if kind in lists:
+            names = [config["manifest"].rpartition("/")[2], *config["subset"]] if not told["pseudonyms"] else []
+            named = f"{', '.join(map(_plain, names))}: " if names else ""
+            drawn = f"{named}{lists[kind]['rows']:,} (sha256 `{lists[kind]['sha256'][:16]}`)"
+        lines.append(f"| {kind} | {number:,} | {_how(kind, config)} | {drawn} |")
+    splits, total = ", ".join(made["splits"]), sum(made["copies"].values())
+    if total:
+        lines.append(
+            f"\nCopies are no further utterances: {total:,} copies, of split {splits}, have the labels and the numbers "
+            "of the utterances that they were made of. They count among the records and hours above, not among the "
+            f"utterances. All draws follow from seed {made['seed']} and the ids of the utterances."
+        )
+    if made["speed"]:
+        speeds = " and ".join(f"{factor:g}" for factor in made["speed"])
+        lines.append(
+            f"\nUtterances of split {splits} stand there at {speeds} times their speed, too. Speech at another speed "
+            "sounds like somebody else, so each speed of a speaker counts as a speaker above, and its utterances as "
+            "utterances."
+        )
+    return ["\n".join(lines)]
+
+
+def _how(kind: str, config: Mapping[str, Any]) -> str:
+    if kind in ADDED:
+        (low, high), (fewest, most) = config["snr_db"], config["talkers"]
+        talkers = f", {fewest} to {most} recordings at once" if most > 1 else ""
+        return f"added, {low:g} to {high:g} dB below the speech{talkers}"
+    return {"room": "reverberated", "codec": f"coded and back: {' or '.join(config.get('codecs', ()))}"}[kind]
 
 
 def _loading(told: Mapping[str, Any]) -> str:

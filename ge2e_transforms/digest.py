@@ -52,10 +52,15 @@ def compare(dataset: Dataset, other: Dataset) -> float:
     step is taken off: values that were almost equal may have been rounded to neighbours.
 
     Raises:
-        DatasetError: other recipe, or records that only one of them has or that differ in shape.
+        DatasetError: other recipe or copies, or records that only one of them has or that differ in shape.
     """
     if dataset.recipe != other.recipe:
         raise DatasetError(f"{dataset.root} and {other.root} were made by different recipes")
+    told = [data.metadata.get("augmentation", {}).get("fingerprint", "none")[:8] for data in (dataset, other)]
+    if told[0] != told[1]:
+        raise DatasetError(
+            f"{dataset.root} and {other.root} were augmented otherwise (fingerprints {' and '.join(told)})"
+        )
     if dataset.splits != other.splits:
         raise DatasetError(f"{dataset.root} has splits {dataset.splits}, {other.root} {other.splits}")
     largest = 0.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.licences import licence_of
 
@@ -48,6 +50,7 @@ def facts(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "cpus": [str(cpu) for cpu in cpus] if isinstance(cpus, list) else [],
         "recipe": recipe.to_dict(),
         "split_plan": {name: metadata["plan"][name] for name in _DRAWN},
+        **_augmentation(metadata),
     }
 
 
@@ -66,6 +69,26 @@ def changed(recipe: Recipe, preset: str) -> dict[str, Any]:
         for name, value in fields.items()
         if value != other[stage][name]
     }
+
+
+def _augmentation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written beside clean utterances; nothing for a dataset that holds nothing else."""
+    config = Augmentation.of(metadata)
+    if config is None:
+        return {}
+    counts, each = metadata["counts"], len(config.copies)
+    # Every utterance of a split that is augmented has all copies.
+    of_kind = Counter(copy.kind for copy in config.copies)
+    copies = {kind: counts["copies"] * number // each for kind, number in of_kind.items()}
+    told = {"copies": copies, "speed": list(config.speed), "splits": list(config.splits), "seed": config.seed}
+    return {"augmentation": {**told, **metadata["augmentation"], "config": config.to_dict()}}
+
+
+def rows_of(told: Mapping[str, Any]) -> str:
+    """The rows that a dataset was made of, in words: those of the manifests, and what was made of them."""
+    counts = told["counts"]
+    made = f", and of {counts['sped']:,} made of them at other speeds," if counts.get("sped") else ""
+    return f"{counts['rows']:,} manifest rows{made}"
 
 
 def _manifest(entry: Mapping[str, Any]) -> dict[str, Any]:

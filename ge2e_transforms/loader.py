@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ge2e_transforms import notes
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.coverage import coverage
 from ge2e_transforms.dataset import Dataset, speaker_id_mapping, speaker_names
@@ -194,7 +195,10 @@ class BatchLoader:
         return Stream(self._dataset, split, sampler, self._filters, index, self._hosts, self._reading, self._delivery)
 
     def _resolve(self, chosen: Chosen) -> Filters:
-        """Names of speakers and sources as the numbers that the index holds."""
+        """Names of speakers and sources as the numbers that the index holds.
+
+        Who is excluded is so at every speed: a speaker who was held out must not come back sped up.
+        """
         by_id = chosen.only_speakers is not None or chosen.exclude_speakers
         labels = speaker_id_mapping(self._dataset) if by_id else {}
         sources = {name: number for number, name in enumerate(self._dataset.metadata.get("datasets", ()))}
@@ -203,9 +207,11 @@ class BatchLoader:
             names = getattr(chosen, option)
             return None if names is None else self._numbers(option, names, known)
 
+        config = Augmentation.of(self._dataset.metadata) if chosen.exclude_speakers else None
+        sped = [name for given in chosen.exclude_speakers for name in config.at_speeds(given)] if config else []
         return Filters(
             only=numbers("only_speakers", labels),
-            excluded=numbers("exclude_speakers", labels) or (),
+            excluded=(*(numbers("exclude_speakers", labels) or ()), *(labels[name] for name in sped if name in labels)),
             sources=numbers("sources", sources),
             min_utterances=chosen.min_utterances,
             min_sessions=chosen.min_sessions,

@@ -64,7 +64,9 @@ class Chosen:
     """Which speakers and records take part, by name.
 
     Attributes:
-        only_speakers, exclude_speakers: ids, `namespace/speaker_id`.
+        only_speakers: ids, `namespace/speaker_id`; others take no part. Speech at another speed is another speaker,
+            'ns/19~speed0.9', so 'ns/19' is that speaker at their own speed alone.
+        exclude_speakers: ids that take no part, at any speed: 'ns/19' is 'ns/19~speed0.9', too.
         sources: names of sources; others take no part.
         min_utterances, min_sessions: speakers with fewer take no part.
         speaker_order: labels in the order in which they meet, by epoch; see `Sampler`. It is asked when its epoch

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms import schema
+from ge2e_transforms.augmentation import MARK
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.dataset import Dataset, SplitIndex
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.rng import derive
+from ge2e_transforms.treatments import COLUMNS, Treatments, labels_at_other_speeds
 from ge2e_transforms.utterance import shown
 from ge2e_transforms.utterance_rows import RecordRow
 from ge2e_transforms.whole import parse_record
@@ -33,6 +36,20 @@ class Row(NamedTuple):
 
     split: str
     number: int
+
+
+class Treated(NamedTuple):
+    """A record of an utterance or of one of its copies.
+
+    factor: speed, 1 for its own.
+    kind: of the copy, '' of the utterance itself.
+    snr_db: ratio of speech to what was added; None where nothing was.
+    """
+
+    row: Row
+    factor: float
+    kind: str
+    snr_db: float | None
 
 
 class Sample(NamedTuple):
@@ -64,9 +81,16 @@ class Samples:
         self._index = functools.cache(dataset.index)
         self._files = functools.cache(dataset.open_shards)
 
-    def draw(self, each: int, seed: int) -> list[Row]:
-        """Up to `each` records of every source, in an order that follows from the seed."""
-        splits = self._dataset.splits
+    def draw(self, each: int, seed: int, among: Container[str] | None = None) -> list[Row]:
+        """Up to `each` records of every source, in an order that follows from the seed; of clean utterances.
+
+        Args:
+            each: of a source.
+            seed: any integer.
+            among: splits; None for all.
+        """
+        splits = [split for split in self._dataset.splits if among is None or split in among]
+        sped = labels_at_other_speeds(self._dataset)
         kept = np.empty((4, 0), dtype=np.int64)  # source, number of the split, row, and key as signed bits
         for place, split in enumerate(splits):
             index = self._index(split)
@@ -75,6 +99,8 @@ class Samples:
                 rows = np.arange(first, first + len(source))
                 keys = derive(seed, _STREAM, place, rows).view(np.int64)
                 some = np.stack([source, np.full_like(rows, place), rows, keys])
+                if self._dataset.augmented:
+                    some = some[:, _clean(index, slice(first, first + _STEP), sped)]
                 kept = _lowest(np.concatenate([kept, some], axis=1), each)
         order = np.argsort(kept[3], kind="stable")
         return [Row(splits[place], row) for place, row in kept[1:3, order].T.tolist()]
@@ -101,6 +127,37 @@ class Samples:
                 "manifest"
             )
         return [row for name in wanted.to_pylist() for row in found[name].values()]
+
+    def family(self, row: Row, treatments: Treatments, each: int) -> list[Treated]:
+        """An utterance and its copies, the first record of each: as it was spoken, then at the other speeds.
+
+        Args:
+            row: a record of any of them.
+            treatments: of the dataset.
+            each: the most copies of a kind; of the utterance at other speeds none are taken.
+
+        Raises:
+            DatasetError: the index is missing or damaged.
+        """
+        index = self._index(row.split)
+        shard = int(index.shard(np.array([row.number]))[0])
+        first = int(index.first_rows[shard])
+        table = self._dataset.shard_index(row.split, shard, (*COLUMNS, "speaker_id", "parent_id"))
+        done = treatments.done(table, self._dataset.root)
+        speaker, parent = (table[name][row.number - first].as_py() for name in ("speaker_id", "parent_id"))
+        own = speaker if done.factor[row.number - first] == 1 else speaker.rpartition(MARK)[0]
+        voices = pa.array([own, *treatments.config.at_speeds(own)], pa.string())
+        mine = pc.and_(pc.is_in(table["speaker_id"], voices), pc.equal(table["parent_id"], parent))
+        found, seen, told = [], set[tuple[int, int]](), Counter[str]()
+        for number in np.flatnonzero(mine.to_numpy()).tolist():
+            factor, kind = float(done.factor[number]), [*treatments.kinds, ""][done.kind[number]]
+            copy = table["label"][number].as_py(), table["flags"][number].as_py() >> schema.COPY_SHIFT
+            if copy in seen or (kind and (factor != 1 or told[kind] == each)):
+                continue
+            seen.add(copy)
+            told[kind] += 1
+            found.append(Treated(Row(row.split, first + number), factor, kind, table["snr_db"][number].as_py()))
+        return found
 
     def read(self, rows: Sequence[Row]) -> Iterator[Sample]:
         """Records with their values, a few in memory at a time, in the order of the rows.
@@ -136,6 +193,12 @@ class Samples:
             label, start = (int(fields.get(key, 0)) for key in (schema.KEY_LABEL, schema.KEY_START))
             source = int(index["source_index"][number])
             yield Sample(split, speaker, utterance, label, source, start / rate, values)
+
+
+def _clean(index: SplitIndex, rows: slice, sped: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which rows are of clean utterances at their own speed."""
+    copied, other = index["flags"][rows] >> schema.COPY_SHIFT > 0, np.isin(index["label"][rows], sped)
+    return np.asarray(~copied & ~other)
 
 
 def _lowest(columns: npt.NDArray[np.int64], each: int) -> npt.NDArray[np.int64]:

@@ -40,6 +40,11 @@ class Sounds:
         self._bytes = 0
         self._lock = threading.Lock()
 
+    @property
+    def room_left(self) -> int:
+        """Bytes that may still be kept."""
+        return max(0, self._limit - self._bytes)
+
     def count(self, kind: str) -> int:
         return len(self._rows[kind])
 

@@ -1,12 +1,13 @@
 """What the indexes of a dataset hold, in numbers: sizes, lengths, voice, levels, values of bins, spectra of speakers.
 
-All shards are gone through once, some indexes at a time, so that memory does not grow with the number of records: what
-is kept are sums, histograms, and two spectra for each of at most `MOST_SPEAKERS` speakers.
+Copies of utterances, and what was written at other speeds, are counted apart: all else is of clean utterances. All
+shards are gone through once, some indexes at a time, so that memory does not grow with the number of records: what is
+kept are sums, histograms, and two spectra for each of at most `MOST_SPEAKERS` speakers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
 from ge2e_transforms.rng import derive
 from ge2e_transforms.schema import FLAG_SHORT, FLAG_UNVOICED
 from ge2e_transforms.suspects import Spectra
+from ge2e_transforms.treatments import COLUMNS as COPY_COLUMNS
+from ge2e_transforms.treatments import Treatments, labels_at_other_speeds
 
 # Speakers whose spectra are kept; of more so many are drawn.
 MOST_SPEAKERS = 50_000
@@ -94,12 +98,14 @@ class Summary:
         sources: with most speech first.
         spectra: of the speakers, or of those that were drawn.
         speakers: how many there are.
+        treatments: the copies; None of a dataset without augmentation.
     """
 
     sizes: dict[tuple[str, int], Sizes]
     sources: list[SourceSummary]
     spectra: Spectra
     speakers: int
+    treatments: Treatments | None = None
 
 
 def summarize(dataset: Dataset, seed: int = 0) -> Summary:
@@ -116,20 +122,22 @@ def summarize(dataset: Dataset, seed: int = 0) -> Summary:
     of_source = np.zeros(max(1, len(dataset.metadata["datasets"])), dtype=np.int64)
     for number, source in enumerate(sources):
         of_source[list(source.numbers)] = number
-    labels = np.sort(dataset.speakers["label"].to_numpy().astype(np.int64))
+    config = Augmentation.of(dataset.metadata)
+    treatments = Treatments(config) if config else None
+    labels = np.setdiff1d(dataset.speakers["label"].to_numpy().astype(np.int64), labels_at_other_speeds(dataset))
     count = len(labels)
     if count > MOST_SPEAKERS:
         labels = np.sort(labels[np.argsort(derive(seed, labels), kind="stable")[:MOST_SPEAKERS]])
     spectra = _no_spectra(labels, dataset.recipe.n_bins)
     sizes: dict[tuple[str, int], Sizes] = {}
     people: dict[tuple[str, int], list[Column]] = {}
-    for split, table in _tables(dataset):
+    for split, table in _clean(dataset, treatments):
         columns = {name: table[name].to_numpy() for name in _COLUMNS}
         _require_source(dataset, split, columns["source_index"])
         columns["source"] = of_source[columns["source_index"]]
         mean, deviation = (_matrix(table[name]) for name in ("mean", "deviation"))
         figures = (columns["voiced_fraction"], columns["gain_db"], mean, deviation)
-        if columns["frames"].min() < 1 or not all(np.isfinite(figure).all() for figure in figures):
+        if columns["frames"].min(initial=1) < 1 or not all(np.isfinite(figure).all() for figure in figures):
             raise _damaged(dataset, split, "frames from 1 on, and no NaN and no infinity among the figures")
         _add_spectra(spectra, columns, mean)
         for number in np.unique(columns["source"]).tolist():
@@ -143,7 +151,7 @@ def summarize(dataset: Dataset, seed: int = 0) -> Summary:
             people.setdefault((split, number), []).append(np.unique(own["label"]))
     for key, parts in people.items():
         sizes[key].speakers = len(np.unique(np.concatenate(parts)))
-    return Summary(sizes, sources, _with_frames(spectra), count)
+    return Summary(sizes, sources, _with_frames(spectra), count, treatments)
 
 
 def _sources(dataset: Dataset) -> list[SourceSummary]:
@@ -178,9 +186,20 @@ def _damaged(dataset: Dataset, split: str, expected: str) -> DatasetError:
     )
 
 
-def _tables(dataset: Dataset) -> Iterator[tuple[str, pa.Table]]:
+def _clean(dataset: Dataset, treatments: Treatments | None) -> Iterator[tuple[str, pa.Table]]:
+    """As `_tables`, the rows of clean utterances; the copies are counted."""
+    if treatments is None:
+        yield from _tables(dataset, _COLUMNS)
+        return
+    for split, table in _tables(dataset, tuple(dict.fromkeys((*_COLUMNS, *COPY_COLUMNS)))):
+        done = treatments.done(table, dataset.root)
+        treatments.add(table, done)
+        yield split, table.filter(pa.array(done.clean))
+
+
+def _tables(dataset: Dataset, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
     """Split by split, the indexes of all shards that hold records, some of them read ahead."""
-    columns = (*_COLUMNS, "mean", "deviation")
+    columns = (*names, "mean", "deviation")
     places = [
         (split, shard)
         for split in dataset.splits

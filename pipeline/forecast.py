@@ -6,13 +6,13 @@ import bisect
 import itertools
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ge2e_transforms.eligibility import eligible
-from ge2e_transforms.planning import Plan, bytes_per_ms, make_plan
+from ge2e_transforms.planning import Augmented, Plan, bytes_per_ms, make_plan
 from ge2e_transforms.schema import TRAIN_SPLIT
 from ge2e_transforms.splits import SpeakerTotal
 from ge2e_transforms.utterance import shown
@@ -39,7 +39,8 @@ class SplitForecast:
         speakers, rows, seconds: what the manifests name for it.
         shards: how many it gets.
         smallest, median, largest: MiB of a shard, if all of the recordings is voice.
-        eligible: speakers with at least M rows, by M.
+        eligible: speakers with at least M rows, by M; at each speed they are speakers of their own.
+        growth: times as much is written as of clean speech alone.
     """
 
     speakers: int
@@ -50,6 +51,7 @@ class SplitForecast:
     median: float
     largest: float
     eligible: dict[int, int]
+    growth: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ class Forecast:
     warnings: list[str] = field(default_factory=list)
 
 
-def forecast(job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool) -> Forecast:
+def forecast(
+    job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool, augmented: Augmented | None = None
+) -> Forecast:
     """Puts a survey and a calibration together.
 
     Args:
@@ -90,45 +94,49 @@ def forecast(job: JobConfig, survey: Survey, speed: Speed | None, *, here: bool)
         survey: of its manifests.
         speed: None where nothing could be computed.
         here: whether the job runs on this machine, in as many processes as were calibrated.
+        augmented: what is written beside the utterances.
 
     Raises:
         PlanError: the rows cannot be laid out: none is usable, a speaker in two splits, too few to draw from.
     """
-    plan = _plan(job, survey)
+    plan = _plan(job, survey, augmented)
     splits = _splits(job, survey, plan)
-    seconds = sum(split.seconds for split in splits.values())
-    core_hours = seconds / speed.real_time * speed.processes / 3600 if speed else None
-    wall = _wall(survey, speed, seconds) if speed and here else None
-    most = round(seconds * 1000 * bytes_per_ms(job.recipe))
+    work_s = _work(splits.values(), speed) if speed else 0.0
+    stored_s = sum(split.seconds * split.growth for split in splits.values())
     found = Forecast(
         splits=splits,
         rows=survey.rows,
         refused=sum(survey.refused.values()),
         unreadable=survey.unreadable,
-        disk_most=most,
-        disk_likely=round(seconds * speed.bytes_per_s) if speed else None,
+        disk_most=round(stored_s * 1000 * bytes_per_ms(job.recipe)),
+        disk_likely=round(stored_s * speed.bytes_per_s) if speed else None,
         disk_free=free_disk(job.output) if storage.is_local(job.output) else None,
         voiced=speed.voiced if speed else None,
         memory=speed.peak_bytes if speed else None,
-        wall_s=wall,
-        core_hours=core_hours,
+        wall_s=_wall(survey, speed, work_s) if speed and here else None,
+        core_hours=work_s * speed.processes / 3600 if speed else None,
     )
     found.warnings.extend(_warnings(job, survey, found))
     return found
 
 
-def _wall(survey: Survey, speed: Speed, seconds: float) -> float:
+def _work(splits: Iterable[SplitForecast], speed: Speed) -> float:
+    """Seconds in which all processes write the shards."""
+    return sum(split.seconds / speed.pace(augmented=split.growth != 1) for split in splits)
+
+
+def _wall(survey: Survey, speed: Speed, work_s: float) -> float:
     """The program loads what a worker loads; workers that are processes of their own do so after it."""
     start = speed.start_s * (1 if speed.processes == 1 else 2)
-    return start + survey.rows * _PLANNING_S + seconds / speed.real_time
+    return start + survey.rows * _PLANNING_S + work_s
 
 
-def _plan(job: JobConfig, survey: Survey) -> Plan:
+def _plan(job: JobConfig, survey: Survey, augmented: Augmented | None) -> Plan:
     totals = [
         SpeakerTotal(speaker, split, source, tally.planned_ms)
         for (speaker, split, source), tally in survey.tallies.items()
     ]
-    return make_plan(totals, (), job.plan, job.recipe)
+    return make_plan(totals, (), job.plan, job.recipe, augmented=augmented)
 
 
 def _splits(job: JobConfig, survey: Survey, plan: Plan) -> dict[str, SplitForecast]:
@@ -141,7 +149,9 @@ def _splits(job: JobConfig, survey: Survey, plan: Plan) -> dict[str, SplitForeca
     made = {}
     asked = sorted({*_ELIGIBLE, job.utterances_per_speaker})
     for split in plan.ranges:
-        sizes = sorted(_shard_mib(job, plan, split, seconds[split]))
+        config = plan.augmented.config if plan.augmented else None
+        growth, labels = (config.growth(split), config.labels(split)) if config else (1.0, 1)
+        sizes = sorted(growth * size for size in _shard_mib(job, plan, split, seconds[split]))
         counts = np.array(list(rows[split].values()), dtype=np.int64)
         made[split] = SplitForecast(
             speakers=len(counts),
@@ -151,7 +161,8 @@ def _splits(job: JobConfig, survey: Survey, plan: Plan) -> dict[str, SplitForeca
             smallest=sizes[0],
             median=statistics.median(sizes),
             largest=sizes[-1],
-            eligible=dict(zip(asked, eligible(counts, asked).tolist(), strict=True)),
+            eligible=dict(zip(asked, (labels * eligible(counts, asked)).tolist(), strict=True)),
+            growth=growth,
         )
     return made
 
@@ -177,7 +188,7 @@ def _warnings(job: JobConfig, survey: Survey, found: Forecast) -> Iterator[str]:
             f"{job.output}: make room, take --dtype float16, or write elsewhere"
         )
     for name, split in found.splits.items():
-        mean = split.seconds * 1000 * bytes_per_ms(job.recipe) / MIB / split.shards
+        mean = split.growth * split.seconds * 1000 * bytes_per_ms(job.recipe) / MIB / split.shards
         if split.largest > _SKEWED * mean and split.largest > job.plan.shard_mib:
             yield (
                 f"the largest shard of split {name} has {split.largest:,.0f} MiB, {split.largest / mean:.1f} times the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,13 +14,14 @@ from ge2e_transforms.data_card import BIOMETRIC, KINDS
 from ge2e_transforms.dataset import Dataset, speaker_names
 from ge2e_transforms.eligibility import eligible, epoch, grid, supplied
 from ge2e_transforms.errors import visible
-from ge2e_transforms.facts import facts
+from ge2e_transforms.facts import facts, rows_of
 from ge2e_transforms.licences import licence_of
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.samples import Row, Sample, Samples, at_floor, clipped
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.summary import LOUD_DBFS, MOST_SPEAKERS, Summary, summarize
 from pipeline import report_plots as plots
+from pipeline.report_copies import copies_of
 from pipeline.report_ledger import reasons
 
 # Records that are read for what the index does not hold, records that are shown, and rows of a list.
@@ -91,6 +92,8 @@ def contents_of(dataset: Dataset, seed: int, utterances: Sequence[str]) -> dict[
         "program": __version__,
         "seed": seed,
         "facts": facts(metadata),
+        "rows": rows_of(facts(metadata)),
+        "clean": _clean(summary, facts(metadata)),
         "kind": KINDS[metadata["features"]],
         "biometric": BIOMETRIC.replace("`", ""),
         "sizes": _sizes(dataset, summary),
@@ -99,6 +102,7 @@ def contents_of(dataset: Dataset, seed: int, utterances: Sequence[str]) -> dict[
         "loud_dbfs": LOUD_DBFS,
         "batches": _batches(dataset),
         **_records(dataset, samples, summary, chosen, seed),
+        **copies_of(dataset, samples, summary.treatments, chosen, seed),
         **_figures(dataset, summary),
         "suspects": _suspects(dataset, summary),
         "ledger": reasons(dataset.ledger()),
@@ -107,6 +111,16 @@ def contents_of(dataset: Dataset, seed: int, utterances: Sequence[str]) -> dict[
         "statistics": metadata["statistics"],
         "listed": LISTED,
     }
+
+
+def _clean(summary: Summary, told: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Totals of clean utterances at their own speed; of a dataset without augmentation that is everything."""
+    if summary.treatments is None:
+        return {**told["totals"], "lost": told["counts"]["rows"] - told["counts"]["written"]}
+    sizes = summary.sizes.values()
+    totals = {name: sum(getattr(size, name) for size in sizes) for name in ("utterances", "records")}
+    hours, lost = sum(size.seconds for size in sizes) / 3600, told["counts"]["rows"] - totals["utterances"]
+    return {**totals, "speakers": summary.speakers, "hours": hours, "lost": lost}
 
 
 def _sizes(dataset: Dataset, summary: Summary) -> list[tuple[str, str, Any]]:
@@ -166,17 +180,14 @@ def _records(dataset: Dataset, samples: Samples, summary: Summary, chosen: Seque
 
 def _drawings(dataset: Dataset, shown: Sequence[Sample]) -> list[dict[str, Any]]:
     """All with one scale of colours, so that they can be compared."""
-    first = dataset.metadata["features"] == "mfcc"  # the first coefficient is the level, far from the others
-    values = np.concatenate([sample.values[:, first:].ravel() for sample in shown]) if shown else np.zeros(1)
-    values = values if values.size else np.zeros(1)
-    scale = (float(np.quantile(values, 0.01)), float(np.quantile(values, 0.995)))
+    scale = plots.scale_of([sample.values for sample in shown], dataset.metadata["features"])
     recipe = dataset.recipe
     return [
         {
             "sample": sample,
             "source": dataset.metadata["datasets"][sample.source],
             "seconds": recipe.seconds(len(sample.values), 1),
-            "svg": plots.record(place, sample.values, recipe, scale),
+            "svg": plots.record(f"record{place}", sample.values, recipe, scale),
         }
         for place, sample in enumerate(shown)
     ]

@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 WIDTH, HEIGHT, LOW = 4.3, 2.6, 1.45  # inches; narrow, so that text stays legible on a phone
+SMALL = (1.2, 2.9)  # height and width of one of three side by side
 # Colours that stand for those of the page.
 _INK, _MUTED, _GRID = "#010203", "#010204", "#010205"
 _SERIES = [f"#02030{number}" for number in range(8)]
@@ -127,6 +128,20 @@ def shares(
     return _figure(name, draw)
 
 
+def ratios(by_kind: Mapping[str, Histogram]) -> str:
+    """Histograms of the ratio of speech to what was added, of each kind as shares of its own copies."""
+
+    def draw(axes: Axes) -> None:
+        for number, (kind, histogram) in enumerate(by_kind.items()):
+            heights = 100 * histogram.counts / max(1, histogram.count)
+            axes.stairs(heights, histogram.edges, fill=True, alpha=0.25, color=_colour(number))
+            axes.stairs(heights, histogram.edges, color=_colour(number), linewidth=1.4, label=kind)
+        axes.set(xlabel="speech over what was added, dB", ylabel="copies of the kind, %")
+        _legend(axes, len(by_kind))
+
+    return _figure("ratios", draw)
+
+
 def bins(sources: Sequence[SourceSummary], features: str) -> str:
     """Mean of each bin, with one deviation to both sides where there is one source."""
 
@@ -157,8 +172,21 @@ def distances(distance: Floats, limit: float) -> str:
     return _figure("distances", draw)
 
 
-def record(number: int, values: npt.NDArray[np.float32], recipe: Recipe, scale: tuple[float, float]) -> str:
-    """The first seconds of a record `[rows, bins]`: its spectrogram between two values, or its waveform."""
+def scale_of(shown: Sequence[npt.NDArray[np.float32]], features: str) -> tuple[float, float]:
+    """The least and the greatest value of one scale of colours for some records, so that they can be compared."""
+    first = features == "mfcc"  # the first coefficient is the level, far from the others
+    values = np.concatenate([part[:, first:].ravel() for part in shown]) if shown else np.zeros(1)
+    values = values if values.size else np.zeros(1)
+    return float(np.quantile(values, 0.01)), float(np.quantile(values, 0.995))
+
+
+def record(
+    name: str, values: npt.NDArray[np.float32], recipe: Recipe, scale: tuple[float, float], small: bool = False
+) -> str:
+    """The first seconds of a record `[rows, bins]`: its spectrogram between two values, or its waveform.
+
+    `small`: for three side by side, with text as large.
+    """
     rate = recipe.audio.sample_rate_hz / recipe.row_samples
     part = values[: max(1, round(_SHOWN_S * rate))]
 
@@ -178,10 +206,10 @@ def record(number: int, values: npt.NDArray[np.float32], recipe: Recipe, scale: 
             interpolation="none",
         )  # fmt: skip
 
-    return _figure(f"record{number}", draw, LOW)
+    return _figure(name, draw, *(SMALL if small else (LOW, WIDTH)))
 
 
-def _figure(name: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> str:
+def _figure(name: str, draw: Callable[[Axes], None], height: float = HEIGHT, width: float = WIDTH) -> str:
     """One figure with one pair of axes, as an `svg` element that may stand in a page."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -189,7 +217,7 @@ def _figure(name: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> 
     about: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # text is drawn by the browser, with its own fonts
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata=about)

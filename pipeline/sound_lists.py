@@ -69,9 +69,13 @@ def copies_of(job: JobConfig, plan: Plan) -> Copies | None:
     """
     if plan.augmented is None:
         return None
+    return Copies(plan.augmented.config, sounds_of(job, plan.augmented), job.recipe)
+
+
+def sounds_of(job: JobConfig, augmented: Augmented) -> Sounds:
+    """The recordings that copies are drawn from; errors as of `copies_of`."""
     with _one_at_a_time:
-        sounds = _sounds(job, plan.augmented)
-    return Copies(plan.augmented.config, sounds, job.recipe)
+        return _sounds(job, augmented)
 
 
 @functools.lru_cache(maxsize=1)

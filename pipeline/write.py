@@ -111,7 +111,7 @@ def write_shard(
     with _started(storage.join(output, start_mark(task.base))) as died, _loader(decoder, died) as load:
         done = build(load)
         if copies is not None:
-            done["unusable_sounds"] = copies.faults
+            done["unusable_sounds"] = copies.nameless_faults if known.pseudonymous else copies.faults
         done["faults"] = _faults(done, known)
         # For questions about one machine or process later; the digest of a dataset leaves them out.
         done["written_by"] = f"{platform.node()}:{os.getpid()}"
@@ -152,9 +152,10 @@ def _loader(decoder: IsolatedDecoder | None, died: bool) -> Iterator[AudioLoader
 
 def _faults(done: dict[str, Any], known: Known) -> dict[str, list[int] | None]:
     """State of each recording whose mending would change the shard."""
-    lost, sounds = faulty(done), _states(map(file_of, done.get("unusable_sounds", ())))
-    # The path would tell who speaks. What is in no file's state is looked at again by each attempt.
-    return ({UNKNOWN: _NEVER} if lost and known.pseudonymous else _states(lost)) | sounds
+    lost = faulty(done)
+    if known.pseudonymous:  # paths would tell who speaks; what is in no file's state is looked at again by each attempt
+        return {UNKNOWN: _NEVER} if lost else {}
+    return _states([*lost, *map(file_of, done.get("unusable_sounds", ()))])
 
 
 def faulty(done: dict[str, Any]) -> list[str]:

@@ -12,11 +12,14 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from deploy.flink.cluster import Cluster, ClusterError, find_parts
+
+if TYPE_CHECKING:
+    from ge2e_transforms.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
@@ -164,6 +167,19 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit(job, planned.plan, planned.rejected)
     synth.write(root / "new.wav", synth.speechlike(1, 3.0), 16000)
     return root
+
+
+@pytest.fixture(scope="session")
+def augmented_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Eleven train speakers and a test speaker with two utterances each, and copies of every kind at two speeds.
+
+    One recording of noise is no audio. It is for all tests, so nobody changes it.
+    """
+    import augmented
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.file_systems.sync", lambda path: None)
+        return augmented.small(tmp_path_factory.mktemp("augmented"), broken=1, speakers=12)
 
 
 @pytest.fixture(scope="module")

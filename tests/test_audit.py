@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import augmented
 import jobs
 import numpy as np
 import programs
@@ -326,3 +327,34 @@ def test_the_benchmark_writes_what_an_audit_reads(tmp_path, monkeypatch):
     program = programs.load("audit")
     program.write(tmp_path, 4000, 50, 10)
     assert program.measure(tmp_path, 50)["utterances"] == 4000
+
+
+# Copies.
+
+
+def test_copies_and_speeds_are_no_doubles(augmented_dataset):
+    """Also where ids at two speeds have one normal form."""
+    assert normal_form("s~speed1.05") == normal_form("s~speed1.5")
+    report = audit(augmented_dataset)
+    assert (report.findings, report.utterances, report.speakers) == ([], 24, 12)
+
+
+def test_what_is_found_of_speech_is_found_once_with_copies(tmp_path):
+    """Not once more for each speed: one sentence of two people, near-equal ids, an id in two sources, denied ones."""
+    names = [voice(tmp_path, f"{number}.wav", number) for number in (0, 1, 2, 3)]
+    names.append(voice(tmp_path, "0.flac", 0))
+    people = ["anna", "id7", "ID07", "carl", "berta"]
+    rows = [(name, who, "x", name, "c1") for name, who in zip(names, people, strict=True)]
+    rows.append((voice(tmp_path, "4.wav", 4), "carl", "x", "other", "c2"))
+    manifest = jobs.write_rows(tmp_path / "m.csv", rows, HEADER_OF_SPEECH)
+    (tmp_path / "sounds").mkdir()
+    augment = augmented.sounds(tmp_path / "sounds", "codec: {codecs: [telephone]}\nspeed: [1.05, 1.5]")
+    dataset = augmented.write(tmp_path / "dataset", manifest, augment)
+    report = audit(dataset, parse_deny_list(b"x/anna\nx/berta 0.flac\n", "deny.txt"))
+    assert {finding.check: finding.count for finding in report.findings} == {
+        **{"same_audio_two_speakers": 1, "id_in_two_sources": 1, "near_equal_ids": 1, "denied": 2},
+    }
+    assert not any("~" in row[name] for f in report.findings for row in f.rows.to_pylist() for name in IDS)
+
+
+IDS = ("speaker_id", "utterance_id")

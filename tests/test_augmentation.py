@@ -142,3 +142,21 @@ def test_other_ids_are_not(name: str) -> None:
 def test_ids_at_another_speed() -> None:
     assert (sped("ns/19", 1), sped("ns/19", 0.9), sped("u", 1.125)) == ("ns/19", "ns/19~speed0.9", "u~speed1.125")
     assert reserved(sped("u", 0.955))
+
+
+def test_what_an_index_may_say_of_a_record() -> None:
+    made = config(codec={"copies": 0}, speed=[0.9])
+    assert made.treatments == {
+        "": (1.0, ""),
+        **{kind: (1.0, kind) for kind in ("noise", "music", "babble", "room")},
+        "speed0.9": (0.9, ""),
+        **{f"speed0.9+{kind}": (0.9, kind) for kind in ("noise", "music", "babble", "room")},
+    }
+    assert made.at_speeds("ns/19") == ["ns/19~speed0.9"]
+
+
+def test_the_config_of_a_dataset() -> None:
+    assert Augmentation.of({"augmentation": {"config": config().to_dict()}}) == config()
+    assert Augmentation.of({"counts": {}}) is None
+    with pytest.raises(ConfigError, match="reverb"):
+        Augmentation.of({"augmentation": {"config": {"reverb": 1}}})

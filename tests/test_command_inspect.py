@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import augmented
 import jobs
 import pytest
 import synth
@@ -16,6 +17,7 @@ from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.facts import changed, facts, preset_of
 from ge2e_transforms.planning import PlanConfig
 from pipeline import __main__ as program
+from pipeline.commands.run import print_summary
 from pipeline.commit import commit
 
 pytestmark = pytest.mark.usefixtures("unsynced")
@@ -111,3 +113,58 @@ def test_keys_are_documented(dataset: Dataset) -> None:
     for name in ("dataset", *facts(dataset.metadata), "warnings"):
         assert f"`{name}`" in section, name
     assert Recipe.from_dict(facts(dataset.metadata)["recipe"]) == dataset.recipe
+
+
+# Copies.
+
+
+def test_what_is_told_of_copies(augmented_dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, augmented_dataset.root).split("\n")
+    assert "rows         24 and 22 at other speeds, written 46" in lines
+    kinds = "noise 44, music 44, babble 44, room 44, codec 88"
+    assert f"copies       264 ({kinds}) of split train, seed 0" in lines
+    assert "speeds       0.9 of split train: 22 rows more; each speed is a speaker of its own" in lines
+    (place,) = augmented_dataset.metadata["augmentation"]["unusable"]
+    warning = " ".join(" ".join(lines).partition("warning: 1 recording(s)")[2].split())
+    expected = "of noise or rooms could not be used, and others were drawn in their place: "
+    assert warning.replace(" ", "").startswith(f"{expected}{place} (not_audio)".replace(" ", ""))
+
+
+def test_json_holds_the_copies(augmented_dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(printed(capsys, augmented_dataset.root, "--json"))["augmentation"]
+    stored = augmented_dataset.metadata["augmentation"]
+    assert told["copies"] == {"noise": 44, "music": 44, "babble": 44, "room": 44, "codec": 88}
+    assert (told["speed"], told["splits"], told["seed"]) == ([0.9], ["train"], 0)
+    assert {name: told[name] for name in stored} == stored
+    text = (jobs.ROOT / "docs" / "format.md").read_text()
+    assert "`augmentation`" in text.partition("## What `ge2e inspect --json` prints")[2].partition("\n## ")[0]
+
+
+def test_only_speeds_and_only_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text, line, other in (
+        ("speed", "speed: [1.1, 0.9]", "speeds       1.1, 0.9 of split train: 4 rows more", "copies "),
+        ("codec", "codec: {}", "copies       2 (codec 2) of split train", "speeds "),
+    ):
+        (tmp_path / name).mkdir()
+        lines = printed(capsys, augmented.small(tmp_path / name, text, speakers=2).root)
+        assert f"\n{line}" in lines and f"\n{other}" not in lines
+        assert "could not be used" not in lines
+
+
+def test_a_run_tells_of_copies_and_of_what_could_not_be_used(
+    augmented_dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary("out", augmented_dataset.metadata, 2.0)
+    text = capsys.readouterr().out
+    assert "\ncopies     264 (noise 44, music 44, babble 44, room 44, codec 88) of split train, seed 0\n" in text
+    assert "\nwritten    46 utterances, " in text and " s of speech in features with copies\n" in text
+    assert "warning: 1 recording(s) of noise or rooms could not be used" in text
+
+
+def test_adding_tells_of_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = augmented.small(tmp_path, "codec: {codecs: [telephone]}\nspeed: [0.9]", speakers=2)
+    synth.write(tmp_path / "new.wav", synth.speechlike(77, 1.5), 16000)
+    manifest = jobs.write_rows(tmp_path / "more.csv", [("new.wav", "new")])
+    status, out, err = jobs.ge2e(capsys, "add", dataset.root, "--manifest", manifest, "--direct_num_workers=1")
+    assert status == 0, err
+    assert "rows       4 -> 5\nsped       2 -> 3\ncopies     4 -> 6\nwritten    6 -> 8\n" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import augmented
 import pytest
 from synth import small_corpus
 
@@ -28,9 +29,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The processes of each calibration; none is started."""
     processes: list[int] = []
 
-    def calibrated(recipe: object, rows: object, number: int) -> Speed:
+    def calibrated(job: object, rows: object, number: int, augmented: object) -> Speed:
         processes.append(number)
-        return Speed(number, 2000.0, 0.8, 12000.0, 3.0, 300 << 20)
+        return Speed(number, 2000.0, 0.8, 12000.0, 3.0, 300 << 20, 20.0 if augmented else None)
 
     monkeypatch.setattr(calibrate, "calibrate", calibrated)
     return processes
@@ -103,3 +104,34 @@ def test_without_a_calibration_the_rest_is_told(
 def test_errors_are_those_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["plan", "--manifest", str(tmp_path / "none.csv"), "--output", "out"]) == 1
     assert "ge2e: ManifestError: no manifest at" in capsys.readouterr().err
+
+
+# Copies.
+
+
+def test_what_is_told_of_copies(
+    manifest: Path, tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = augmented.sounds(tmp_path)
+    words = ("--manifest", manifest, "--output", tmp_path / "out", "--test_speakers=2", "--direct_num_workers=1")
+    text = plan(capsys, *words, "--augment", path)
+    for line in (
+        "beside it  copies noise1, music1, babble1, room1, codec1, codec2 and speeds 0.9: 14.8 times train",
+        "sounds     noise 4, music 4, babble 4, room 2",
+        "wall time  4 s by 1 process here",
+        f"  ge2e run --manifest '{manifest}' --output {tmp_path / 'out'} --test_speakers=2 --direct_num_workers=1 "
+        f"--augment {path}",
+    ):
+        assert f"{line}\n" in text
+    assert "6 speakers of train have 4 utterances" in text  # three at two speeds
+
+
+def test_sounds_that_cannot_be_used_are_told_before_anything_is_read(
+    manifest: Path, tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = augmented.sounds(tmp_path)
+    (tmp_path / "rooms.csv").unlink()
+    words = ["--manifest", str(manifest), "--output", str(tmp_path / "out"), "--augment", str(path)]
+    assert program.main(["plan", *words]) == 1
+    assert "ge2e: NoiseError: the manifest of augment.room" in capsys.readouterr().err
+    assert asked == []

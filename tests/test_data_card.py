@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import augmented
 import jobs
 import pytest
 import yaml
@@ -225,3 +226,41 @@ def test_on_a_store(made: Path) -> None:
     MemoryStore.objects[card] = b"mine"
     write_card("memory://bucket/dataset", metadata_of(made))
     assert MemoryStore.objects == {card: b"mine"}
+
+
+# Copies.
+
+
+def test_what_was_added_from_which_lists(augmented_dataset: Dataset) -> None:
+    _, text = parts((augmented_dataset.root / "README.md").read_bytes())
+    sums = {entry["kind"]: entry["sha256"][:16] for entry in augmented_dataset.metadata["augmentation"]["sounds"]}
+    for line in (
+        f"| noise | 44 | added, 0 to 15 dB below the speech | sounds\\.csv, noise: 4 (sha256 `{sums['noise']}`) |",
+        "| babble | 44 | added, 13 to 20 dB below the speech, 2 to 3 recordings at once | sounds\\.csv, speech: 4 "
+        f"(sha256 `{sums['babble']}`) |",
+        f"| room | 44 | reverberated | rooms\\.csv: 2 (sha256 `{sums['room']}`) |",
+        "| codec | 88 | coded and back: mp3 or telephone |  |",
+    ):
+        assert f"{line}\n" in text
+    assert "Copies are no further utterances: 264 copies, of split train, have the labels" in text
+    assert "Utterances of split train stand there at 0.9 times their speed, too." in text
+    assert "\nOf 24 manifest rows, and of 22 made of them at other speeds, 46 were written, " in text
+    assert "spk0" not in text and str(augmented_dataset.root.parent) not in text
+
+
+def test_without_copies_nothing_is_said_of_them(made: Path) -> None:
+    text = (made / "README.md").read_text()
+    assert "opies are" not in text and "## Augmentation" not in text and "\nOf 8 manifest rows 8 were written" in text
+
+
+def test_pseudonyms_name_no_list_and_no_sound(tmp_path: Path) -> None:
+    """A list of babble is one of people, and its recordings are named after them."""
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    dataset = augmented.small(tmp_path, broken=1, speakers=5, pseudonym_key=str(tmp_path / "key"))
+    assert dataset.metadata["augmentation"]["unusable"] == {"noise 1": "not_audio"}
+    _, text = parts((dataset.root / "README.md").read_bytes())
+    assert "| room | 16 | reverberated | 2 (sha256 `" in text and "csv" not in text and "babble | 16 | added" in text
+    for path in dataset.root.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"noise0.wav" not in content and b"spk0" not in content and b"utt0" not in content, path

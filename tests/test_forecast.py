@@ -6,17 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import augmented
 import pytest
 from jobs import job, metadata_of, run_here
 from synth import small_corpus
 
-from ge2e_transforms.config import PRESETS
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.errors import PlanError, WorkerError
-from ge2e_transforms.planning import PlanConfig
+from ge2e_transforms.planning import Augmented, PlanConfig, SoundList
 from ge2e_transforms.utterance import Utterance
 from pipeline import forecast as module
+from pipeline.augment_file import read_augmentation
 from pipeline.calibrate import Speed, calibrate
 from pipeline.forecast import Forecast, forecast
+from pipeline.sound_lists import sound_lists
 from pipeline.survey import Finding, Survey, Tally, survey
 
 HOUR = 3600.0
@@ -135,8 +138,8 @@ def test_a_forecast_of_a_real_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     manifest = small_corpus(tmp_path / "corpus", speakers=9, utterances=2)
     config = job(tmp_path / "out", manifest, plan=PlanConfig(test_speakers=3))
     found = survey(config)
-    speed = calibrate(config.recipe, found.sample, 1)
-    assert (speed.processes, speed.real_time > 1, speed.start_s > 0) == (1, True, True)
+    speed = calibrate(config, found.sample, 1)
+    assert (speed.processes, speed.real_time > 1, speed.start_s > 0, speed.copied) == (1, True, True, None)
     assert 50 << 20 < speed.peak_bytes < 4 << 30
     result = forecast(config, found, speed, here=True)
     metadata = metadata_of(tmp_path / "out") if run_here(manifest, tmp_path / "out", "--test_speakers=3") else {}
@@ -152,10 +155,9 @@ def test_a_forecast_of_a_real_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_process_that_dies_is_named(tmp_path: Path) -> None:
     row = Utterance("/no/such.wav", "s", "x", "u", "x", duration_s=1.0)
-    recipe = PRESETS["ge2e"]
     # What cannot be unpickled ends a process that is started with it.
     with pytest.raises(WorkerError, match="a process that computed some rows of the manifest died"):
-        calibrate(recipe, [row._replace(utterance_id=_Fatal())], 1)  # type: ignore[arg-type]
+        calibrate(job(tmp_path), [row._replace(utterance_id=_Fatal())], 1)  # type: ignore[arg-type]
 
 
 class _Fatal(str):
@@ -165,3 +167,48 @@ class _Fatal(str):
         import os
 
         return os._exit, (3,)
+
+
+# Copies.
+
+
+def test_copies_take_room_and_time_where_they_are_written(tmp_path: Path) -> None:
+    config = Augmentation.from_dict({"codec": {"copies": 2}, "room": {"manifest": "r.csv"}, "speed": [0.5]})
+    speed = Speed(2, 2000.0, 0.8, 12_000.0, 3.0, 900 << 20, 100.0)
+    rows, plan = surveyed(even(100)), PlanConfig(test_speakers=20)
+    asked = job(tmp_path, plan=plan, augmentation=config)
+    found = forecast(asked, rows, speed, here=True, augmented=Augmented(config, (SoundList("room", "0" * 64, 2),)))
+    plain = forecast(job(tmp_path, plan=plan), rows, SPEED, here=True)
+    train, test = found.splits["train"], found.splits["test"]
+    growth = (1 + 3) * (1 + 1 / 0.5)  # itself and three copies, at its own speed and half of it
+    assert (train.growth, test.growth) == (growth, 1.0)
+    assert train.largest == pytest.approx(growth * plain.splits["train"].largest)
+    assert test == plain.splits["test"]
+    assert (train.speakers, train.rows, train.eligible[10], train.eligible[12]) == (80, 800, 160, 0)
+    assert found.disk_most == (8000 * growth + 2000) * 100 * 40 * 4
+    assert found.disk_likely == (8000 * growth + 2000) * 12_000
+    assert found.core_hours == pytest.approx((8000 / 100 + 2000 / 2000) * 2 / 3600)
+    assert found.wall_s == pytest.approx(2 * 3.0 + 8000 / 100 + 2000 / 2000, abs=0.1)
+    assert found.memory == 900 << 20
+
+
+def test_a_forecast_of_a_real_job_with_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.calibrate.MEASURED_S", 0.0)
+    (tmp_path / "sounds").mkdir()
+    path = augmented.sounds(tmp_path / "sounds")
+    manifest = small_corpus(tmp_path / "corpus", speakers=6, utterances=2, test_speakers=2)
+    config = job(tmp_path / "out", manifest, augmentation=read_augmentation(str(path)))
+    assert config.augmentation is not None
+    asked = Augmented(config.augmentation, tuple(sound_lists(config, config.augmentation)))
+    found = survey(config)
+    speed = calibrate(config, found.sample, 1, asked)
+    assert speed.copied is not None and speed.copied < speed.real_time
+    assert speed.peak_bytes > config.augmentation.cache_mib << 20
+    result = forecast(config, found, speed, here=True, augmented=asked)
+    dataset = augmented.write(tmp_path / "out", manifest, path, plan=PlanConfig())
+    for name, split in dataset.metadata["splits"].items():
+        told = result.splits[name]
+        assert (told.eligible[2], told.shards) == (split["speakers"], split["shards"])
+    written = sum(path.stat().st_size for path in dataset.root.glob("*/*.tfrecord"))
+    assert result.disk_likely is not None
+    assert written <= result.disk_likely <= 1.5 * written  # with indexes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import re
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,7 @@ import pytest
 from small_dataset import DEFAULT, marked, speakers, write_dataset, write_twins
 
 from ge2e_transforms import BatchLoader, GE2EDatasetLoader, MelAugment, SpecAugment, loader_options, tf_reader
+from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, MissingExtraError, SamplingError
 from ge2e_transforms.loader_options import LoaderOptions
 from ge2e_transforms.stream import Batch, Position, Stream
@@ -316,3 +318,21 @@ def test_a_dataset_without_tensorflow_names_the_extra(root: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(MissingExtraError, match=r"TensorFlow.* pip install 'ge2e-features\[tf\]'"):
         GE2EDatasetLoader(root).get_train_dataset()
+
+
+@pytest.mark.filterwarnings("ignore:split 'train' has")
+def test_who_is_excluded_is_so_at_every_speed(augmented_dataset: Dataset) -> None:
+    """But who is asked for alone comes at the speed that was named."""
+
+    def speakers_of(**options: Any) -> list[str]:
+        return BatchLoader(augmented_dataset.root, None, 2, seed=0, **options).speaker_ids("train")
+
+    everyone = speakers_of()
+    assert {"synth/spk00", "synth/spk00~speed0.9"} < set(everyone)
+    assert len(everyone) == 22
+    left = speakers_of(exclude_speakers=["synth/spk00", "synth/spk01~speed0.9", "synth/spk11"])
+    assert set(everyone) - set(left) == {"synth/spk00", "synth/spk00~speed0.9", "synth/spk01~speed0.9"}
+    alone = ["synth/spk00", "synth/spk01", "synth/spk02~speed0.9"]
+    assert speakers_of(only_speakers=alone) == alone
+    with pytest.raises(ConfigError, match=re.escape("'synth/spk00~speed1.1'")):
+        speakers_of(exclude_speakers=["synth/spk00~speed1.1"])

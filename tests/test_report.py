@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import augmented
 import jobs
 import numpy as np
 import pytest
@@ -120,8 +121,9 @@ def section(text: str, name: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", f"<{part}")))
 
 
-def check_page(text: str) -> Elements:
+def check_page(text: str, copies: bool = False) -> Elements:
     """No script, no event, nothing from elsewhere, and every section once with a sentence on what to look for."""
+    sections = [*SECTIONS[:7], *(["copies"] * copies), *SECTIONS[7:]]
     found = Elements(text)
     assert not {"script", "iframe", "object", "embed", "form", "link", "base"} & {tag for tag, _ in found.tags}
     for tag, attributes in found.tags:
@@ -132,8 +134,8 @@ def check_page(text: str) -> Elements:
     assert "url(http" not in text and "@import" not in text
     (policy,) = [meta["content"] for meta in found.of("meta") if "http-equiv" in meta]
     assert policy is not None and policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
-    assert tuple(attributes["id"] for attributes in found.of("section")) == SECTIONS
-    for name in SECTIONS:
+    assert [attributes["id"] for attributes in found.of("section")] == sections
+    for name in sections:
         assert " Look " in section(text, name), name
     return found
 
@@ -378,3 +380,98 @@ def test_printed(browser: tuple[Path, Path], shown: str) -> None:
     content = (folder / "r.pdf").read_bytes()
     assert content.startswith(b"%PDF-")
     assert 3 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 12
+
+
+# Copies.
+
+
+@pytest.fixture(scope="module")
+def shown_copies(augmented_dataset: Dataset) -> str:
+    return page(augmented_dataset, utterances=["spk03/utt01.wav~music1"])
+
+
+def captions(text: str) -> list[str]:
+    """What is said to have been done, of all pictures of the section on copies."""
+    part = text.partition('<section id="copies"')[2].partition("</section>")[0]
+    return re.findall(r"<figcaption><strong>([^<]*)</strong>", part)
+
+
+def test_an_utterance_stands_beside_its_copies(shown_copies: str, augmented_dataset: Dataset) -> None:
+    found = check_page(shown_copies, copies=True)
+    told = captions(shown_copies)
+    assert len(told) == 2 * 8
+    pattern = (
+        r"Clean\|Noise, \d+\.\d dB below the speech\|Music, \d+\.\d dB below the speech\|Babble, 1\d\.\d dB below the "
+        r"speech\|A room\|A codec\|A codec\|At 0\.9 times its speed"
+    )
+    assert re.fullmatch(pattern, "|".join(told[:8])) and re.fullmatch(pattern, "|".join(told[8:]))
+    names = re.findall(r'<h3><bdi class="id">([^<]*)</bdi>', shown_copies)
+    assert names[0] == "spk03/utt01.wav" and len(names) == 2 and "~" not in names[1]
+    rows = [row for shard in range(2) for row in augmented_dataset.shard_index("train", shard).to_pylist()]
+    (music,) = [row["snr_db"] for row in rows if row["utterance_id"] == "spk03/utt01.wav~music1"]
+    assert told[2] == f"Music, {music:.1f} dB below the speech"
+    assert len([a for a in found.of("div") if a.get("class") == "plot"]) == len(found.of("svg")) == 7 + 7 + 16 + 1
+
+
+def test_copies_by_kind_ratio_and_speed(shown_copies: str, augmented_dataset: Dataset) -> None:
+    text = section(shown_copies, "copies")
+    rows = [row for shard in range(2) for row in augmented_dataset.shard_index("train", shard).to_pylist()]
+    noise = [row["snr_db"] for row in rows if row["augmentation"].endswith("noise")]
+    assert re.search(rf" noise 22 22 0 to 15 \d+\.\d {min(noise):.1f} to {max(noise):.1f} 4 ", text)
+    assert " room 22 22 2 " in text and " codec 44 44 Copies have the label" in text
+    assert re.search(r" 0\.9 11 22 \d\.\d\d ", text)
+    assert "1 recording(s) could not be used" in text and "noise0.wav : not_audio" in text
+
+
+def test_other_figures_are_of_clean_speech(shown_copies: str, augmented_dataset: Dataset) -> None:
+    tiles = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", shown_copies))
+    assert (tiles["speakers"], tiles["utterances"], tiles["rows left out"]) == ("12", "24", "0")
+    sizes, hours = section(shown_copies, "sizes"), augmented_dataset.metadata["splits"]["train"]["seconds"] / 3600
+    assert " train synth 11 22 22 " in sizes and " all 12 24 24 0.01 " in sizes
+    assert f" with copies and other speeds 23 46 310 {hours:.2f} " in sizes
+    assert "Of 12 speakers." in section(shown_copies, "suspects")
+    assert "of 24 records that were read" in section(shown_copies, "levels")
+    for name in ("voice", "durations", "levels", "suspects"):
+        assert "Of clean speech at its own speed, without copies." in section(shown_copies, name)
+    assert "Of 24 manifest rows, and of 22 made of them at other speeds, 46 were written." in section(
+        shown_copies, "ledger"
+    )
+    assert " train crops 22 " in section(shown_copies, "crops")  # as the loader takes them
+
+
+def test_without_augmentation_no_word_of_it(shown: str) -> None:
+    assert "copies" not in re.sub(r"<style>.*?</style>", "", shown, flags=re.DOTALL).replace("copies and trained", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "recipe"),
+    [
+        ("speed: [1.1]", Recipe()),
+        ("noise: {manifest: sounds.csv, subset: noise, snr_db: -3}", Recipe().replace(features="raw")),
+        ("codec: {}\nsplits: [valid]", Recipe().replace(features="mfcc")),
+        ("room: {manifest: rooms.csv, copies: 3}", PRESETS["seed"].replace(voice="none")),
+    ],
+    ids=["speed", "raw", "no split", "windows"],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_every_form_of_augmentation(text: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_page, "SHOWN", 1)
+    dataset = augmented.small(tmp_path, text, speakers=3, recipe=recipe)
+    found = page(dataset)
+    check_page(found, copies=True)
+    expected = {
+        "speed": ["Clean", "At 1.1 times its speed"] * 2,
+        "noise": ["Clean", "Noise, \u22123.0 dB below the speech"] * 2,
+        "codec": [],
+        "room": ["Clean", "A room", "A room"] * 2,
+    }
+    assert captions(found) == expected[text.partition(":")[0]]
+    assert ("No utterance of valid is there." in found) == text.startswith("codec")
+
+
+def test_copies_on_a_phone(browser: tuple[Path, Path], shown_copies: str) -> None:
+    chromium, folder = browser
+    (folder / "f.html").write_text(frame(shown_copies, 390), encoding="utf-8")
+    options = ("--window-size=800,900", f"--screenshot={folder / 'f.png'}", "--dump-dom", "--virtual-time-budget=5000")
+    match = re.search(r"<title>(\d+)\|", browse(chromium, folder, (folder / "f.html").as_uri(), *options))
+    assert match is not None and int(match[1]) <= 390

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import augmented
 import numpy as np
 import pytest
 from small_dataset import DEFAULT, marked, speakers, write_dataset
 from test_command_inspect import mixed
 
+from ge2e_transforms.augmentation import Augmentation
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
-from ge2e_transforms.samples import Row, Samples, at_floor, clipped
+from ge2e_transforms.samples import Row, Samples, Treated, at_floor, clipped
+from ge2e_transforms.treatments import Treatments
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +116,59 @@ def test_the_share_at_full_scale() -> None:
     values = (np.array([[-32768], [-32767], [32767], [32766], [0]]) / 32768).astype(np.float32)
     assert clipped(values, DEFAULT.replace(features="raw")) == pytest.approx(3 / 5)
     assert clipped(values, DEFAULT) is None
+
+
+# Copies.
+
+
+def treatments(dataset: Dataset) -> Treatments:
+    config = Augmentation.of(dataset.metadata)
+    assert config is not None
+    return Treatments(config)
+
+
+def test_only_clean_speech_at_its_own_speed_is_drawn(augmented_dataset: Dataset) -> None:
+    samples = Samples(augmented_dataset)
+    drawn = samples.draw(1000, 3)
+    assert len(set(drawn)) == 24
+    names = [sample.utterance_id for sample in samples.read(drawn)]
+    assert len(set(names)) == 24 and not any("~" in name for name in names)
+    among = samples.draw(1000, 3, ["test"])
+    assert [row.split for row in among] == ["test"] * 2
+
+
+def test_an_utterance_with_its_copies_whichever_is_asked_for(augmented_dataset: Dataset) -> None:
+    samples, told = Samples(augmented_dataset), treatments(augmented_dataset)
+    (row,) = samples.find(["spk03/utt01.wav"])
+    family = samples.family(row, told, 1)
+    assert [(member.factor, member.kind) for member in family] == [
+        *((1, kind) for kind in ("", "noise", "music", "babble", "room", "codec")),
+        (0.9, ""),
+    ]
+    assert [member.snr_db is not None for member in family] == [False, True, True, True, False, False, False]
+    names = [sample.utterance_id.removeprefix("spk03/utt01.wav") for sample in samples.read([m.row for m in family])]
+    assert names == ["", "~noise1", "~music1", "~babble1", "~room1", "~codec1", "~speed0.9"]
+    assert {sample.speaker_id for sample in samples.read([m.row for m in family])} == {
+        "synth/spk03",
+        "synth/spk03~speed0.9",
+    }
+    for asked in ("spk03/utt01.wav~codec2", "spk03/utt01.wav~speed0.9", "spk03/utt01.wav~speed0.9~room1"):
+        (other,) = samples.find([asked])
+        assert samples.family(other, told, 1) == family
+    assert [member.kind for member in samples.family(row, told, 9)].count("codec") == 2
+
+
+def test_in_a_split_that_is_not_augmented_it_is_alone(augmented_dataset: Dataset) -> None:
+    (row,) = Samples(augmented_dataset).find(["spk11/utt00.wav"])
+    assert Samples(augmented_dataset).family(row, treatments(augmented_dataset), 2) == [Treated(row, 1.0, "", None)]
+
+
+def test_of_copies_in_parts_the_first_of_each_is_taken(tmp_path: Path) -> None:
+    text = "codec: {codecs: [telephone]}\nspeed: [1.1]"
+    dataset = augmented.small(tmp_path, text, speakers=2, recipe=Recipe().replace(max_part_s=1, crop_ms=500))
+    assert dataset.metadata["splits"]["train"]["records"] > 2 * 2 * 2  # utterances, copies, speeds
+    samples = Samples(dataset)
+    (row,) = samples.find(["spk00/utt01.wav"])
+    family = samples.family(row, treatments(dataset), 2)
+    assert [(member.factor, member.kind) for member in family] == [(1, ""), (1, "codec"), (1.1, "")]
+    assert {sample.start_s for sample in samples.read([member.row for member in family[:2]])} == {0.0}

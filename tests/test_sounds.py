@@ -130,3 +130,12 @@ def test_a_recording_without_samples_is_no_sound(tmp_path: Path) -> None:
     made = sounds("noise", rows(tmp_path, "n.wav"))
     with pytest.raises(EmptyAudioError, match=r"n\.wav has no samples"):
         made.sound("noise", 0, lambda *_: np.zeros(0, np.float32))
+
+
+def test_what_may_still_be_kept(five: list[Utterance]) -> None:
+    made, load = sounds("noise", five, limit=3 * 64000), Loads()
+    left = [made.room_left]
+    for number in range(5):
+        made.sound("noise", number, load)
+        left.append(made.room_left)
+    assert left == [192_000, 128_000, 64_000, 0, 0, 0]

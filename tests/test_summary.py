@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import jobs
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +16,9 @@ from ge2e_transforms import summary as module
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
+from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.summary import summarize
+from pipeline.commit import commit
 
 
 def level(rows: int, value: float) -> np.ndarray:
@@ -147,3 +150,25 @@ def test_small_sources_are_put_together(dataset: Dataset, tmp_path: Path, monkey
     ]
     assert few.sources[2].frames == found.sources[2].frames + found.sources[3].frames
     assert few.sizes["train", 2].speakers == 2
+
+
+def test_figures_are_of_clean_speech_and_copies_are_counted_apart(augmented_dataset: Dataset, tmp_path: Path) -> None:
+    """All but the copies is as of the same corpus without augmentation."""
+    corpus = augmented_dataset.metadata["manifests"][0]["path"]
+    config = jobs.job(tmp_path / "plain", corpus, plan=PlanConfig(min_shards=2))
+    planned = jobs.write_all(config)
+    commit(config, planned.plan, planned.rejected)
+    plain, found = summarize(Dataset.open(tmp_path / "plain")), summarize(augmented_dataset)
+    assert (found.sizes, found.speakers) == (plain.sizes, plain.speakers) and plain.treatments is None
+    for source, other in zip(found.sources, plain.sources, strict=True):
+        for name in ("durations", "voiced", "levels"):
+            assert np.array_equal(getattr(source, name).counts, getattr(other, name).counts)
+        assert (source.frames, source.short) == (other.frames, other.short)
+        assert np.array_equal(source.mean, other.mean)
+    for name in ("records", "frames", "total"):
+        assert np.array_equal(getattr(found.spectra, name), getattr(plain.spectra, name))
+    assert found.treatments is not None
+    assert {kind: of.copies for kind, of in found.treatments.of.items()} == {
+        **dict.fromkeys(("noise", "music", "babble", "room"), 22),
+        "codec": 44,
+    }

@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 
+import augmented
 import google_crc32c
 import jobs
 import numpy as np
@@ -765,3 +767,14 @@ def fault_of_records(root, change):
 
     change_table(root, "train/features-*-00001-of-*.index.parquet", place)
     return fault(root)
+
+
+def test_datasets_that_were_augmented_otherwise_are_not_compared(augmented_dataset: Dataset, tmp_path: Path) -> None:
+    manifest = augmented_dataset.metadata["manifests"][0]["path"]
+    sounds = Path(augmented_dataset.metadata["augmentation"]["config"]["noise"]["manifest"]).parent
+    same = augmented.write(tmp_path / "same", Path(manifest), sounds / "augment.yaml")
+    assert digest(same) == digest(augmented_dataset) and compare(same, augmented_dataset) == 0.0
+    (tmp_path / "augment.yaml").write_text("codec: {codecs: [telephone]}")
+    other = augmented.write(tmp_path / "other", Path(manifest), tmp_path / "augment.yaml")
+    with pytest.raises(DatasetError, match=r"were augmented otherwise \(fingerprints [0-9a-f]{8} and [0-9a-f]{8}\)"):
+        compare(same, other)

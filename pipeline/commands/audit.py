@@ -68,7 +68,8 @@ def _read_list(name: str) -> list[DenyEntry]:
 
 def _print(console: Console, dataset: Dataset, report: AuditReport) -> None:
     console.print(f"dataset  {dataset.root} (generation {dataset.metadata.get('generation')})")
-    console.print(f"holds    {report.utterances:,} utterances of {report.speakers:,} speakers")
+    beside = ", and what was made of them" if dataset.augmented else ""
+    console.print(f"holds    {report.utterances:,} utterances of {report.speakers:,} speakers{beside}")
     console.print(f"splits   {report.split_rule}")
     for count in report.deny_lists:
         told = f"{count.in_train:,} in train, {count.elsewhere:,} in other splits only, {count.nowhere:,} nowhere"

@@ -103,7 +103,8 @@ def _print(console: Console, before: dict[str, Any], after: dict[str, Any]) -> N
         console.print(f"nothing new: the dataset stays as it was (generation {after['generation']})")
         return
     console.print(f"generation {before['generation']} -> {after['generation']}")
-    for name in ("rows", "written"):
+    made = [name for name in ("sped", "copies") if name in after["counts"]]
+    for name in ("rows", *made, "written"):
         console.print(f"{name:<10} {before['counts'][name]} -> {after['counts'][name]}")
     for kind in ("filtered", "rejected"):
         then, now = (sum(metadata["counts"][kind].values()) for metadata in (before, after))

@@ -15,7 +15,7 @@ from ge2e_transforms.errors import visible
 from ge2e_transforms.facts import facts
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.schema import METADATA_FILE
-from pipeline.commands.run import small_splits
+from pipeline.commands.run import augmentation_lines, doubts
 from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = """examples:
@@ -38,7 +38,7 @@ def command(args: argparse.Namespace) -> int:
     dataset = Dataset.open(args.dataset)
     metadata = dataset.metadata
     require_complete(metadata, dataset.folder.where(METADATA_FILE))
-    told = {"dataset": str(dataset.root), **facts(metadata), "warnings": small_splits(metadata)}
+    told = {"dataset": str(dataset.root), **facts(metadata), "warnings": doubts(metadata)}
     if args.json:
         print(json.dumps(told, indent=1, allow_nan=False))
         return 0
@@ -54,14 +54,17 @@ def command(args: argparse.Namespace) -> int:
 def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     counts, totals = told["counts"], told["totals"]
     yield "dataset", f"{told['dataset']} (generation {told['generation']})"
-    yield "holds", f"{totals['hours']:,.2f} hours of speech, {totals['bytes'] / 1e6:,.1f} MB"
+    included = " with copies" if counts.get("copies") else ""
+    yield "holds", f"{totals['hours']:,.2f} hours of speech{included}, {totals['bytes'] / 1e6:,.1f} MB"
     yield "sources", ", ".join(told["sources"])
     yield "licences", ", ".join(dict.fromkeys(told["licences"].values()))
     yield "features", f"{told['features']} {told['feature_shape']} {told['dtype']}, stored as {told['segments']}"
     changed = ", ".join(f"{name}={value}" for name, value in told["changed"].items())
     yield "recipe", f"preset {told['preset']}{f' with {changed}' if changed else ''}"
     yield "batches", f"{told['speakers_per_batch']} speakers x {told['utterances_per_speaker']}"
-    yield "rows", f"{counts['rows']}, written {counts['written']}"
+    made = f" and {counts['sped']} at other speeds" if counts.get("sped") else ""
+    yield "rows", f"{counts['rows']}{made}, written {counts['written']}"
+    yield from augmentation_lines(told)
     for kind in ("filtered", "rejected"):
         yield kind, str(counts[kind] or "none")
     yield "history", ", ".join(f"{step['kind']} {step['generation']}" for step in told["history"])

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -17,6 +17,7 @@ from pipeline.commands.extras import require_beam
 from pipeline.commands.terminal import Terminal
 
 if TYPE_CHECKING:
+    from ge2e_transforms.planning import Augmented
     from pipeline.calibrate import Speed
     from pipeline.forecast import Forecast
     from pipeline.options import JobConfig
@@ -27,7 +28,7 @@ _EXAMPLES = """examples:
   ge2e plan --manifest manifest.csv --output features --test_speakers 40 --set n_mels=64 --json
 
 Takes the flags of `ge2e run`, and ends with that command. The headers of recordings are read, nothing is written, and
-some rows are computed for two seconds, to see how fast this machine is.
+some rows are computed for two seconds, to see how fast this machine is; with --augment copies of them for four.
 """
 _OURS = ("--json", "-v", "--verbose", "-q", "--quiet", "--debug")
 _GIB, _MIB = 1 << 30, 1 << 20
@@ -43,40 +44,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 also where something looks wrong; that is said."""
     require_beam("`ge2e plan` needs")
+    from ge2e_transforms.planning import Augmented
     from pipeline import options
     from pipeline.forecast import forecast
+    from pipeline.sound_lists import sound_lists
     from pipeline.survey import survey
 
     job = options.job_config(args)
+    augmented = Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
     processes = options.local_processes(options.beam_options(args, args.beam_arguments))
     with tqdm(desc="reading headers", unit=" rows", leave=False, disable=args.quiet or None) as bar:
         found = survey(job, bar.update)
-    speed, trouble = _speed(job, found, processes or 1)
-    expected = forecast(job, found, speed, here=processes is not None)
+    speed, trouble = _speed(job, found, processes or 1, augmented)
+    expected = forecast(job, found, speed, here=processes is not None, augmented=augmented)
     expected.warnings.extend(trouble)
     words = ["ge2e", "run", *(word for word in args.words if word not in _OURS)]
     if args.json:
         content = {**dataclasses.asdict(expected), "processes": processes, "command": words}
         print(json.dumps(content, indent=1))
     else:
-        _print(Terminal(), found, expected, processes, shlex.join(words))
+        facts = [*_facts(found, expected, processes), *_copies(expected, augmented)]
+        _print(Terminal(), facts, expected, shlex.join(words))
     return 0
 
 
-def _speed(job: JobConfig, found: Survey, processes: int) -> tuple[Speed | None, list[str]]:
+def _speed(
+    job: JobConfig, found: Survey, processes: int, augmented: Augmented | None
+) -> tuple[Speed | None, list[str]]:
     from ge2e_transforms.errors import WorkerError
     from pipeline.calibrate import calibrate
 
     if not found.sample:
         return None, ["no recording can be read, so nothing was computed"]
     try:
-        return calibrate(job.recipe, found.sample, processes), []
+        return calibrate(job, found.sample, processes, augmented), []
     except WorkerError as error:
         return None, [str(error)]
 
 
-def _print(console: Terminal, found: Survey, expected: Forecast, processes: int | None, words: str) -> None:
-    for name, value in _facts(found, expected, processes):
+def _print(console: Terminal, facts: Iterable[tuple[str, str]], expected: Forecast, words: str) -> None:
+    for name, value in facts:
         console.print(f"{name:<10} {value}")
     console.print(_split_table(expected))
     console.print(_eligible_table(expected))
@@ -105,6 +112,19 @@ def _facts(found: Survey, expected: Forecast, processes: int | None) -> Iterator
         yield "work", f"{_duration(expected.core_hours * 3600)} of one core such as these"
     if expected.wall_s is not None:
         yield "wall time", f"{_duration(expected.wall_s)} by {processes} process{'es' * (processes != 1)} here"
+
+
+def _copies(expected: Forecast, augmented: Augmented | None) -> Iterator[tuple[str, str]]:
+    """What is written beside clean speech, and from how many recordings."""
+    if augmented is None:
+        return
+    copies = ", ".join(copy.name for copy in augmented.config.copies)
+    speeds = ", ".join(f"{factor:g}" for factor in augmented.config.speed)
+    each = " and ".join(filter(None, (f"copies {copies}" * bool(copies), f"speeds {speeds}" * bool(speeds))))
+    grown = [f"{split.growth:.1f} times {name}" for name, split in expected.splits.items() if split.growth != 1]
+    yield "beside it", f"{each}: {', '.join(grown) or 'in no split of these'}"
+    if counts := ", ".join(f"{entry.kind} {entry.rows:,}" for entry in augmented.sounds):
+        yield "sounds", counts
 
 
 def _disk(expected: Forecast) -> str:
