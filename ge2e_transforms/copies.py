@@ -29,8 +29,11 @@ from ge2e_transforms.sounds import Sounds
 
 # Streams of random bits of a copy's key. A change of their order changes every copy.
 _SNR, _TALKERS, _SOUND, _START, _CODEC, _LEVEL = range(6)
-# Sounds that are drawn for a copy until one can be used.
-_ATTEMPTS = 20
+# Sounds that are drawn for a copy until one can be used: some recordings are silent for the most part.
+_ATTEMPTS = 100
+# Sound that is so much (30 dB) fainter where the voice is than on the whole is drawn again: to be heard there it would
+# have to drown all else.
+_LEAST_PART = 1e-3
 # libsndfile's compression levels; it takes those below 1.
 _MP3_LEVELS = (0.2, 0.9)
 
@@ -79,7 +82,7 @@ class Copies:
         Raises:
             NoiseError: a list names a recording that is not there, or none of those drawn can be used.
         """
-        power = self._power(samples, voiced) if self.config.copies else 0.0
+        power = self._powers(samples, voiced)[0] if self.config.copies else 0.0
         for copy in self.config.copies:
             key = _key(self.config.seed, utterance, copy)
             snr_db = None
@@ -101,8 +104,8 @@ class Copies:
             noise = self._noise(kind, derive(key, _SOUND, attempt), len(samples), load)
             if noise is None:
                 continue
-            noise_power = self._power(noise, voiced)
-            if noise_power > 0:
+            noise_power, whole = self._powers(noise, voiced)
+            if noise_power > _LEAST_PART * whole:
                 return mixing.mix(samples, noise, mixing.noise_gain(power, noise_power, snr_db)), snr_db
         raise self._none_usable(kind)
 
@@ -142,7 +145,7 @@ class Copies:
                 self._note("room", number, error)
                 continue
             made = room.apply(samples)
-            heard = self._power(made, voiced)
+            heard, _ = self._powers(made, voiced)
             if heard > 0:
                 made *= np.float32(math.sqrt(power / heard))
             return made
@@ -157,11 +160,12 @@ class Copies:
             return mixing.through_mp3(samples, rate, low + (high - low) * _uniform(derive(key, _LEVEL)))
         return mixing.through_telephone(samples, rate)
 
-    def _power(self, samples: Samples, voiced: Voiced) -> float:
-        """Mean square of the voiced part, less the mean of all samples."""
+    def _powers(self, samples: Samples, voiced: Voiced) -> tuple[float, float]:
+        """Mean square of the voiced part, and of all; less the mean of all samples."""
         hop = self._recipe.voice.voice_hop
         energies = sums.hop_energies(samples, sums.mean(samples), hop)
-        return voice.energy_of(energies, hop, voiced.intervals) / voiced.length
+        whole = voice.energy_of(energies, hop, np.array([[0, len(samples)]]))
+        return voice.energy_of(energies, hop, voiced.intervals) / voiced.length, whole / len(samples)
 
     def _note(self, kind: str, number: int, error: DataError) -> None:
         location = self._sounds.location(kind, number)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import scipy.signal
 import soundfile
-from synth import speechlike, write
+from synth import speechlike, tone, write
 
 from ge2e_transforms import audio, voice
 from ge2e_transforms.augmentation import Augmentation
@@ -137,6 +137,25 @@ def test_every_sound_and_every_place_is_drawn(folder: Path) -> None:
     assert seen == set(range(6))
 
 
+def test_sound_that_is_only_heard_in_pauses_is_drawn_again(tmp_path: Path) -> None:
+    """To be heard where the voice is it would have drowned all else, and the level of the copy with it."""
+    sound = (1e-5 * np.random.default_rng(1).standard_normal(8 * RATE)).astype(np.float32)
+    sound[3 * RATE : 3 * RATE + 1600] = tone(1000, 0.1)
+    write(tmp_path / "noise0.wav", sound, RATE, subtype="FLOAT")
+    write(tmp_path / "noise1.wav", speechlike(3, 4.0), RATE, subtype="FLOAT")
+    speech = speechlike(40, 3.0)
+    speech[RATE : 2 * RATE] *= 1e-4
+    extraction = extracted(speech)
+    for number in range(30):
+        recipe = PRESETS["ge2e"]
+        config = Augmentation.from_dict({"noise": {"manifest": "m", "snr_db": 0}})
+        sounds = Sounds({"noise": listed(tmp_path, "noise", 2)}, recipe.audio, str, 1 << 28)
+        (copy,) = Copies(config, sounds, recipe).made(f"u{number}", speech, extraction.voiced, audio.load)
+        found = FeatureExtractor(recipe).extract(copy.samples, voiced=extraction.voiced)
+        levelled = voiced_power(copy.samples, extraction) * 10 ** (found.gain_db / 10)
+        assert 10 * np.log10(levelled) == pytest.approx(-30, abs=0.05)
+
+
 @pytest.mark.parametrize("preset", ["ge2e", "kaldi", "rtvc"])
 def test_a_room_leaves_the_power_of_the_voice(folder: Path, preset: str) -> None:
     recipe = PRESETS[preset]
@@ -204,7 +223,7 @@ def test_a_list_of_nothing_that_can_be_used_ends_the_job(tmp_path: Path, kind: s
     recipe = PRESETS["ge2e"]
     config = Augmentation.from_dict({kind: {"manifest": "m"}})
     found = Copies(config, Sounds({kind: listed(tmp_path, kind, 1)}, recipe.audio, lambda x: x, 1 << 28), recipe)
-    with pytest.raises(NoiseError, match=rf"of 20 recordings .* augment\.{kind} none can be used"):
+    with pytest.raises(NoiseError, match=rf"of 100 recordings .* augment\.{kind} none can be used"):
         make(found, speechlike(30, 1.0))
 
 
