@@ -116,7 +116,9 @@ class CropReader:
         self._buffers = _Buffers()
         self._lock = threading.Lock()
 
-    def read(self, records: Rows, starts: Rows, rows: int, window: Window | None = None) -> Values:
+    def read(
+        self, records: Rows, starts: Rows, rows: int, window: Window | None = None, normalize: bool = True
+    ) -> Values:
         """Crops of records (numbers in the split's index), from a first row on.
 
         Args:
@@ -124,6 +126,7 @@ class CropReader:
             starts: integers `[n]`, the first row of each crop.
             rows: of every crop.
             window: shards in memory, to read from instead of the files.
+            normalize: False leaves that to `normalize`, for values that are changed before.
 
         Returns:
             float32 `[n, bins, rows]` or `[n, rows, bins]`.
@@ -153,11 +156,22 @@ class CropReader:
                     values[part] = stored
                 if self._dtype.kind == "i":
                     values[part] /= np.float32(PCM16_SCALE)
-            if self._options.normalize != "none":
+            if normalize:
                 self._normalize_block(values[part], records[part])
         if request.checked:
             self._mark(records[request.checked])
         return values
+
+    def normalize(self, values: Values, records: Rows) -> None:
+        """Normalises in place crops that were read without: as the options say, with what is stored of `records`.
+
+        Args:
+            values: as `read` gives them; for 'crop' it is their own mean and deviation that count.
+            records: integers `[n]`, which they are of.
+        """
+        step = max(1, _BLOCK_BYTES // max(1, values[:1].nbytes))
+        for first in range(0, len(values), step):
+            self._normalize_block(values[first : first + step], records[first : first + step])
 
     def _request(self, records: Rows, starts: Rows, rows: int) -> _Request:
         """What to read for a batch; worked out for all crops at once: an array operation costs as much as a read."""

@@ -187,6 +187,22 @@ def test_crop_normalisation_and_constant_bins(tmp_path: Path):
     assert np.all(crop[2] == 0)
 
 
+@pytest.mark.parametrize("normalize", ["none", "dataset", "crop", "utterance"])
+@pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
+def test_crops_are_normalised_alike_when_it_is_done_afterwards(tmp_path: Path, normalize: str, layout: str):
+    """Of 800 crops, which are many blocks."""
+    records = [noise(rows) for rows in (20, 33, 200)]
+    reader = make(tmp_path, records, normalize=normalize, layout=layout)
+    numbers, starts = np.arange(800) % 3, np.zeros(800, dtype=np.int64)
+    at_once = reader.read(numbers, starts, 20)
+    later = reader.read(numbers, starts, 20, normalize=False)
+    plain = np.stack([records[number][:20] for number in range(3)])[numbers]
+    assert np.array_equal(later, plain if layout == "time_mel" else plain.swapaxes(1, 2))
+    assert np.array_equal(later, at_once) == (normalize == "none")
+    reader.normalize(later, numbers)
+    assert np.array_equal(later, at_once)
+
+
 def test_unknown_normalisation_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="normalize='cmvn' cannot be used: expected one of"):
         make(tmp_path, [noise(30)], normalize="cmvn")
