@@ -18,23 +18,29 @@ if TYPE_CHECKING:
     from ge2e_transforms.inference import features_of_file
     from ge2e_transforms.loader import BatchLoader
     from ge2e_transforms.tf_reader import GE2EDatasetLoader
+    from ge2e_transforms.waveform_augment import WaveformAugment
+    from ge2e_transforms.waveform_transform import EachWaveform
 
 _HOMES = {
     "BatchLoader": "loader",
+    "EachWaveform": "waveform_transform",
     "FeatureExtractor": "extractor",
     "GE2EDatasetLoader": "tf_reader",
     "PRESETS": "config",
     "Recipe": "config",
     "SpecAugment": "augment",
+    "WaveformAugment": "waveform_augment",
     "features_of_file": "inference",
 }
 __all__ = [
     "PRESETS",
     "BatchLoader",
+    "EachWaveform",
     "FeatureExtractor",
     "GE2EDatasetLoader",
     "Recipe",
     "SpecAugment",
+    "WaveformAugment",
     "features_of_file",
 ]
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from ge2e_transforms.crop_features import WaveformOptions
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.files import Cache
 from ge2e_transforms.reading import ReadingOptions
@@ -17,6 +18,7 @@ from ge2e_transforms.supply import SamplingOptions
 if TYPE_CHECKING:
     from ge2e_transforms.augment import SpecAugment
     from ge2e_transforms.sampling import SpeakerOrder
+    from ge2e_transforms.waveform_transform import Bindable, WaveformTransform
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -45,9 +47,13 @@ class LoaderOptions(TypedDict, total=False):
     layout: str
     check_crc: str
     readers: int
+    # See `WaveformOptions`.
+    features: str | None
+    waveform_transform: WaveformTransform | Bindable | None
     # See `Delivery`.
     labels: str
     spec_augment: SpecAugment | None
+    workers: int
     # See `Hosts`.
     host_index: int
     host_count: int
@@ -100,12 +106,13 @@ class Options(NamedTuple):
     sampling: dict[str, Any]
     chosen: Chosen
     reading: ReadingOptions
+    waveforms: WaveformOptions
     delivery: Delivery
     hosts: Hosts
     cache: CacheOptions
 
 
-_KINDS = (Chosen, ReadingOptions, Delivery, Hosts, CacheOptions)
+_KINDS = (Chosen, ReadingOptions, WaveformOptions, Delivery, Hosts, CacheOptions)
 _RENAMED = {"host_index": "index", "host_count": "count"}
 
 

@@ -142,18 +142,29 @@ def torch() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as documents speak of it: the dataset `features`, 12 speakers with 5 utterances each, and `new.wav`."""
+    """A folder as documents speak of it: the dataset `features`, 12 speakers with 5 utterances each, and `new.wav`.
+
+    The same as `waveforms`; and `noise-raw` and `rooms`, of two recordings each.
+    """
     import jobs
     import synth
 
+    from ge2e_transforms.config import PRESETS
     from ge2e_transforms.splits import PlanConfig
     from pipeline.commit import commit
 
     root = tmp_path_factory.mktemp("documents")
-    manifest = synth.small_corpus(root / "corpus", speakers=12, utterances=5)
-    job = jobs.job(root / "features", manifest, plan=PlanConfig(test_speakers=3))
-    planned = jobs.write_all(job)
-    commit(job, planned.plan, planned.rejected)
+    speech = synth.small_corpus(root / "corpus", speakers=12, utterances=5)
+    sounds = synth.small_corpus(root / "sounds", speakers=2, utterances=1)
+    raw, plan = PRESETS["ge2e"].replace(features="raw"), PlanConfig(test_speakers=3)
+    for job in (
+        jobs.job(root / "features", speech, plan=plan),
+        jobs.job(root / "waveforms", speech, recipe=raw, plan=plan),
+        jobs.job(root / "noise-raw", sounds, recipe=raw.replace(voice="none")),
+        jobs.job(root / "rooms", sounds, recipe=raw.replace(voice="none")),
+    ):
+        planned = jobs.write_all(job)
+        commit(job, planned.plan, planned.rejected)
     synth.write(root / "new.wav", synth.speechlike(1, 3.0), 16000)
     return root
 

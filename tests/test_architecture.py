@@ -89,7 +89,12 @@ ORDER = [
     "windows",
     "half_floats",
     "reading",
+    "waveform_transform",
+    "crop_features",
+    "examples",
     "noise_crops",
+    "waveform_augment",
+    "batch_workers",
     "utterance_rows",
     "whole",
     "trials",
@@ -116,7 +121,7 @@ ONLY = {
     "av": {"decoders"},
     "soxr": {"audio"},
     "xxhash": {"audio"},
-    "scipy": {"features", "spectrum"},
+    "scipy": {"features", "spectrum", "waveform_augment"},
     "numba": {"compiled"},
     "tensorflow": {"tf_reader"},
     "torch": {"torch_reader"},
@@ -405,7 +410,8 @@ def test_every_file_has_its_tests():
     # verify; dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
     # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
     # with planning and growth; what an audit keeps with the audit; facts with `ge2e inspect`, licences with the data
-    # card, histograms with the summary; scans of trees with corpora, reading of lists with the lists of toolkits.
+    # card, histograms with the summary; scans of trees with corpora, reading of lists with the lists of toolkits;
+    # examples with the stream, and with what is done to them.
     without = {
         "errors",
         "checks",
@@ -419,6 +425,7 @@ def test_every_file_has_its_tests():
         "dealing",
         "coverage",
         "loader_options",
+        "examples",
         "utterance_rows",
         "layout",
         "splits",

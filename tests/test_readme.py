@@ -104,10 +104,17 @@ def masks_are_there(names: dict[str, Any], folder: Path) -> None:
     assert 0.05 < changed < 0.6
 
 
+def features_come_of_changed_waveforms(names: dict[str, Any], folder: Path) -> None:
+    plain, _ = next(BatchLoader(folder / "waveforms", features="logmel").batches("train"))
+    assert names["examples"].shape == plain.shape == (32, 40, 121)
+    assert (names["examples"] != plain).any(axis=(1, 2)).all()
+
+
 CHECKS = {
     "batches.md": plain_tensorflow_reads_what_the_loader_reads,
     "dataset.md": the_extractor_gives_frames_by_bands,
     "augment.md": masks_are_there,
+    "augmentation.md": features_come_of_changed_waveforms,
 }
 
 
