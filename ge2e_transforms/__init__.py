@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ge2e_transforms.extractor import FeatureExtractor
     from ge2e_transforms.inference import features_of_file
     from ge2e_transforms.loader import BatchLoader
+    from ge2e_transforms.mel_augment import MelAugment
     from ge2e_transforms.tf_reader import GE2EDatasetLoader
     from ge2e_transforms.waveform_augment import WaveformAugment
     from ge2e_transforms.waveform_transform import EachWaveform
@@ -26,6 +27,7 @@ _HOMES = {
     "EachWaveform": "waveform_transform",
     "FeatureExtractor": "extractor",
     "GE2EDatasetLoader": "tf_reader",
+    "MelAugment": "mel_augment",
     "PRESETS": "config",
     "Recipe": "config",
     "SpecAugment": "augment",
@@ -38,6 +40,7 @@ __all__ = [
     "EachWaveform",
     "FeatureExtractor",
     "GE2EDatasetLoader",
+    "MelAugment",
     "Recipe",
     "SpecAugment",
     "WaveformAugment",

@@ -15,6 +15,7 @@ from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.crop_features import CropFeatures, WaveformOptions
 from ge2e_transforms.dataset import Dataset, SplitIndex
 from ge2e_transforms.errors import ConfigError, DatasetError
+from ge2e_transforms.mel_augment import MelAugment, MelAugmenter
 from ge2e_transforms.reading import Buffers, CropReader, ReadingOptions, Values
 from ge2e_transforms.rng import derive
 from ge2e_transforms.shard_files import StoreShards
@@ -22,8 +23,8 @@ from ge2e_transforms.supply import SamplingOptions
 from ge2e_transforms.waveform_transform import bound, transformed
 from ge2e_transforms.windows import Window, Windows
 
-# Ids of the streams of random bits for SpecAugment, for what a waveform_transform draws, and for dither.
-_AUGMENT, _WAVEFORM, _DITHER = 100, 101, 103
+# Ids of the streams of random bits for SpecAugment, what a waveform_transform draws, MelAugment, and dither.
+_AUGMENT, _WAVEFORM, _MEL, _DITHER = 100, 101, 102, 103
 # Crops that are read, changed and turned into features at a time: their waveforms, 2.4 MB at 1.2 s, stay in the cache,
 # and what is done once for all of them costs each a few microseconds.
 _TOGETHER = 32
@@ -56,6 +57,7 @@ class Source(NamedTuple):
     sampling: SamplingOptions
     reading: ReadingOptions
     waveforms: WaveformOptions
+    mel_augment: MelAugment | None
     spec_augment: SpecAugment | None
 
 
@@ -72,7 +74,7 @@ class Examples:
 
     def __init__(self, source: Source, index: SplitIndex) -> None:
         self._source = source
-        dataset, split, sampling, reading, waveforms, _ = source
+        dataset, split, sampling, reading, waveforms, mel, _ = source
         self.recipe = waveforms.delivered(dataset.recipe)
         _check_normalize(source)
         self._reader = CropReader(dataset, split, index, reading, sampling.longest, sampling.short)
@@ -81,6 +83,7 @@ class Examples:
         transform = waveforms.waveform_transform
         self._transform = None if transform is None else bound(transform, dataset.recipe)
         self._features = None if waveforms.features is None else CropFeatures(self.recipe)
+        self._mel = None if mel is None else MelAugmenter(mel, self.recipe, reading.layout)
         self._buffers = Buffers()
         self._fill = _mask_values(source, self.recipe.n_bins)
 
@@ -103,9 +106,12 @@ class Examples:
             window = self._windows.get(*crops.window)
         if source.waveforms.in_use:
             values = self._from_waveforms(crops, window, place, time_axis)
-            self._reader.normalize(values, crops.records)
         else:
-            values = self._reader.read(crops.records, crops.starts, crops.rows, window)
+            values = self._reader.read(crops.records, crops.starts, crops.rows, window, normalize=self._mel is None)
+        if self._mel is not None:
+            self._mel.apply(values, derive(int(source.sampling.seed), _MEL, *place))
+        if source.waveforms.in_use or self._mel is not None:
+            self._reader.normalize(values, crops.records)
         if source.spec_augment is not None:
             bits = derive(int(source.sampling.seed), _AUGMENT, *place)
             source.spec_augment.apply(values, bits, self._fill, time_axis)

@@ -50,8 +50,8 @@ class BatchLoader:
             only_speakers=None, exclude_speakers=(), sources=None, min_utterances=0, min_sessions=0, speaker_order=None
             (`loader_options.Chosen`); normalize='none', layout='mel_time', check_crc='first', readers=32
             (`ReadingOptions`); features=None, waveform_transform=None (`WaveformOptions`); labels='mapped',
-            spec_augment=None, workers=0 (`Delivery`); host_index=0, host_count=1, global_batch=False (`Hosts`);
-            cache_dir=None, cache_gib=100.0 (`loader_options.CacheOptions`).
+            spec_augment=None, mel_augment=None, workers=0 (`Delivery`); host_index=0, host_count=1, global_batch=False
+            (`Hosts`); cache_dir=None, cache_gib=100.0 (`loader_options.CacheOptions`).
 
     Raises:
         ConfigError: an option has a value that cannot be used, or there is no such option.

@@ -17,6 +17,7 @@ from ge2e_transforms.supply import SamplingOptions
 
 if TYPE_CHECKING:
     from ge2e_transforms.augment import SpecAugment
+    from ge2e_transforms.mel_augment import MelAugment
     from ge2e_transforms.sampling import SpeakerOrder
     from ge2e_transforms.waveform_transform import Bindable, WaveformTransform
 
@@ -53,6 +54,7 @@ class LoaderOptions(TypedDict, total=False):
     # See `Delivery`.
     labels: str
     spec_augment: SpecAugment | None
+    mel_augment: MelAugment | None
     workers: int
     # See `Hosts`.
     host_index: int

@@ -23,6 +23,7 @@ from ge2e_transforms.crop_features import WaveformOptions
 from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.examples import Crops, Examples, Source
+from ge2e_transforms.mel_augment import MelAugment
 from ge2e_transforms.placing import Ints
 from ge2e_transforms.plans import Plans
 from ge2e_transforms.population import Filters
@@ -82,12 +83,14 @@ class Delivery:
         labels: 'mapped' as in the dataset (stable, may have gaps), 'dense' from 0 over the speakers that take part,
             'original' the speakers' ids as text.
         spec_augment: masks, drawn by (seed, epoch, batch, place in it).
+        mel_augment: noise and changes of level, drawn alike; done before values are normalised.
         workers: processes that make batches ahead of time, for NumPy and tf.data; 0 makes each here when it is asked
             for. They are started by 'spawn', so a script that reads batches needs `if __name__ == "__main__":`.
     """
 
     labels: str = "mapped"
     spec_augment: SpecAugment | None = None
+    mel_augment: MelAugment | None = None
     workers: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +98,8 @@ class Delivery:
         check_one_of("labels", self.labels, LABELS)
         known = self.spec_augment is None or isinstance(self.spec_augment, SpecAugment)
         check(known, "spec_augment", self.spec_augment, "a SpecAugment, or None")
+        known = self.mel_augment is None or isinstance(self.mel_augment, MelAugment)
+        check(known, "mel_augment", self.mel_augment, "a MelAugment, or None")
 
 
 class Stream:
@@ -130,7 +135,9 @@ class Stream:
                 f"an epoch of split {split!r} has {sampler.batches_per_epoch} batches, fewer than host_count="
                 f"{hosts.count}: use fewer hosts, speakers_per_batch or utterances_per_speaker"
             )
-        self._source = Source(dataset, split, sampler.options, reading, waveforms, delivery.spec_augment)
+        self._source = Source(
+            dataset, split, sampler.options, reading, waveforms, delivery.mel_augment, delivery.spec_augment
+        )
         self._examples = Examples(self._source, index)
         self.plan_facts: dict[str, Any] = json.loads(canonical_json(self._facts()))
         self.digest = hashlib.sha256(canonical_json(self.plan_facts).encode()).hexdigest()

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import pytest
 from small_dataset import RAW, raw_speakers, speakers, write_dataset
 
-from ge2e_transforms import PRESETS, BatchLoader, FeatureExtractor, GE2EDatasetLoader, Recipe, SpecAugment
+from ge2e_transforms import PRESETS, BatchLoader, FeatureExtractor, GE2EDatasetLoader, MelAugment, Recipe, SpecAugment
 from ge2e_transforms.config import n_frames, samples_for
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.extractor import dither_seed
+from ge2e_transforms.mel_augment import MelAugmenter
+from ge2e_transforms.rng import derive
 
 pytestmark = pytest.mark.filterwarnings("ignore:an epoch of split")
 OPTIONS: dict[str, Any] = {"speakers_per_batch": 3, "utterances_per_speaker": 2, "speakers": "proportional", "seed": 7}
@@ -127,6 +129,20 @@ def test_crops_are_normalised_and_masked_as_features(root: Path) -> None:
     masked, _ = next(open_loader(root, normalize="crop", spec_augment=SpecAugment(time_fraction=0.5)).batches())
     hidden = masked != normal
     assert 0.05 < hidden.mean() < 0.7 and not masked[hidden].any()
+
+
+def test_computed_log_mels_are_augmented_as_stored_ones_are(root: Path) -> None:
+    plain, _ = next(open_loader(root).batches())
+    augment = MelAugment(gain_db=(3, 9))
+    louder, _ = next(open_loader(root, mel_augment=augment).batches())
+    expected = plain.copy()
+    keys = derive(7, 102, 0, 0, np.arange(len(plain)))
+    MelAugmenter(augment, RAW.replace(features="logmel"), "mel_time").apply(expected, keys)
+    assert np.array_equal(louder, expected) and (louder != plain).mean() > 0.9
+    normal, _ = next(open_loader(root, mel_augment=augment, normalize="crop").batches())
+    np.testing.assert_allclose(normal.mean(axis=2), 0, atol=1e-3)
+    with pytest.raises(ConfigError, match="features"):
+        open_loader(root, features=None, mel_augment=augment).batches()
 
 
 def test_dither_follows_from_the_slot(tmp_path: Path) -> None:

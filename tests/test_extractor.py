@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import platform
-import subprocess
-import sys
-from pathlib import Path
 
+import cpus
 import librosa
 import numpy as np
 import pytest
@@ -513,48 +510,14 @@ for preset in ("ge2e", "seed"):
 """
 
 
-def cpu_settings():
-    """Environments in which the libraries take other code paths than here."""
-    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
-    old_libm = "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-FMA,-FMA4"
-    return [
-        {
-            "OPENBLAS_CORETYPE": "Prescott",
-            "NPY_DISABLE_CPU_FEATURES": " ".join(found),
-            "GLIBC_TUNABLES": old_libm,
-            "NUMBA_CPU_NAME": "generic",
-        },
-        # With instructions that multiply and add in one, and round once; and nothing made of vectors.
-        {
-            "OPENBLAS_CORETYPE": "Haswell",
-            "NPY_DISABLE_CPU_FEATURES": " ".join(found[1:]),
-            "NUMBA_CPU_NAME": "haswell",
-            "NUMBA_CPU_FEATURES": "+avx2,+fma",
-        },
-        {"OPENBLAS_CORETYPE": "SkylakeX", "NUMBA_OPT": "1", "NUMBA_LOOP_VECTORIZE": "0"},
-    ]
-
-
 @pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="the same bytes are promised for x86-64"
 )
 def test_bytes_do_not_depend_on_the_cpu(capfd):
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", DIGESTS],
-            cwd=Path(__file__).parent.parent,
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for environment in cpu_settings()
-    ]
     exec(DIGESTS, {})
     expected = capfd.readouterr().out.splitlines()
     assert len(set(expected)) == 14
-    outputs = [process.communicate()[0].splitlines() for process in running]
-    assert [process.returncode for process in running] == [0] * len(running)
-    assert outputs == [expected] * len(running)
+    assert cpus.lines_of(DIGESTS) == [expected] * len(cpus.settings())
 
 
 @pytest.mark.parametrize("segments", ["utterance", "windows"])

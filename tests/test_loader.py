@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from small_dataset import DEFAULT, marked, speakers, write_dataset, write_twins
 
-from ge2e_transforms import BatchLoader, GE2EDatasetLoader, SpecAugment, loader_options, tf_reader
+from ge2e_transforms import BatchLoader, GE2EDatasetLoader, MelAugment, SpecAugment, loader_options, tf_reader
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError, MissingExtraError, SamplingError
 from ge2e_transforms.loader_options import LoaderOptions
 from ge2e_transforms.stream import Batch, Position, Stream
@@ -88,6 +88,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         {"normalize": "dataset"},
         {"normalize": "utterance", "layout": "time_mel"},
         {"normalize": "crop", "spec_augment": SpecAugment()},
+        {"normalize": "crop", "mel_augment": MelAugment(gain_db=(-6, 6), equalizer_db=(-6, 6))},
     ],
 )
 def test_batches_of_halves_are_those_of_floats_with_the_same_values(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import random
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_dataset import DEFAULT, speakers, write_dataset
+from small_dataset import DEFAULT, speakers, write_dataset, write_twins
 
-from ge2e_transforms import BatchLoader, SpecAugment
+from ge2e_transforms import BatchLoader, MelAugment, SpecAugment
 from ge2e_transforms.errors import ConfigError, DatasetError, SamplingError
 from ge2e_transforms.stream import Batch, Position
 
@@ -321,6 +322,117 @@ def test_masks_hide_by_the_mean_of_the_train_frames(root: Path):
         )
     with pytest.raises(ConfigError, match="spec_augment='LB'"):
         open_loader(root, spec_augment="LB")
+
+
+# Augmented log-mels.
+
+
+@pytest.fixture(scope="module")
+def mels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 train speakers with 4 utterances of values as log-mels have them, and a test split."""
+    return write_twins(tmp_path_factory.mktemp("mels"))[1]
+
+
+def augmented(mels: Path, **more: Any) -> dict[str, Any]:
+    """Options of a loader that mixes in other speech, and more."""
+    return {"mel_augment": MelAugment(noise=mels, gain_db=(-6, 6), equalizer_db=(-6, 6), **more), "short": "pad"}
+
+
+def test_a_batch_is_augmented_alike_alone_in_a_stream_and_after_a_resume(mels: Path):
+    crops = {"locality": 2, "crop_frames": (60, 120, 20)}
+    options = augmented(mels, noise_share=0.5) | crops
+    whole = list(open_loader(mels, **options).batches(epochs=2))
+    plain = list(open_loader(mels, short="pad", **crops).batches(epochs=2))
+    differ = [(one != other).any(axis=(1, 2)).all() for (one, _), (other, _) in zip(whole, plain, strict=True)]
+    assert all(differ)
+    for step in (3, len(whole) // 2 + 1):
+        epoch, within = divmod(step, len(whole) // 2)
+        alone, _ = next(open_loader(mels, **options).batches(start=(epoch, within)))
+        assert np.array_equal(alone, whole[step][0])
+    iterator = open_loader(mels, **options).batches(epochs=2)
+    for _ in range(5):
+        next(iterator)
+    resumed = pickle.loads(pickle.dumps(open_loader(mels, **options))).batches(epochs=2)
+    resumed.load_state_dict(json.loads(json.dumps(iterator.state_dict())))
+    assert same(resumed, whole[5:]) == len(whole) - 5
+
+
+def test_the_draws_of_a_slot_are_those_of_no_other(mels: Path):
+    """Gain alone, which can be read off: uniform over slots, batches and epochs, and another with another seed."""
+    gain = {"mel_augment": MelAugment(gain_db=(-20, 20)), "check_crc": "never"}
+    found = []
+    for options in ({}, {"seed": 8}):
+        pairs = zip(
+            open_loader(mels, **gain, **options).batches(epochs=2),
+            open_loader(mels, **options).batches(epochs=2),
+            strict=True,
+        )
+        # Where power is far above the floor.
+        found += [float(np.median((one - other)[k][other[k] > -1])) for (one, _), (other, _) in pairs for k in range(6)]
+    assert len(np.unique(np.round(found, 5))) > 0.98 * len(found)
+    assert np.abs(found).max() <= 2.001
+    assert np.histogram(found, 4, (-2, 2))[0] == pytest.approx(len(found) / 4, rel=0.4)
+
+
+def test_hosts_and_other_processes_augment_alike(mels: Path, tmp_path: Path):
+    options = augmented(mels)
+    whole = list(open_loader(mels, **options).batches())
+    hosts = [open_loader(mels, host_index=index, host_count=2, **options) for index in range(2)]
+    turns = zip(*(loader.batches() for loader in hosts), strict=True)
+    steps = len(whole) // 2 * 2
+    assert same((batch for turn in turns for batch in turn), whole[:steps]) == steps
+    wide = open_loader(mels, speakers_per_batch=6, **options)
+    shares = [open_loader(mels, host_index=i, host_count=2, global_batch=True, **options) for i in range(2)]
+    halves = zip(*(loader.batches() for loader in shares), strict=True)
+    joined = [tuple(np.concatenate(parts) for parts in zip(*pair, strict=True)) for pair in halves]
+    assert same(joined, wide.batches()) == wide.steps_per_epoch
+    stream = open_loader(mels, **options).stream("train")
+    other = stream.in_other_process(tmp_path)
+    assert same([other.batch(Position(0, 3))], [whole[3]]) == 1
+
+
+@pytest.mark.parametrize("layout", ["mel_time", "time_mel"])
+@pytest.mark.parametrize("normalize", ["crop", "dataset", "utterance"])
+def test_values_are_normalised_after_they_were_augmented(mels: Path, normalize: str, layout: str):
+    """By the mean and deviation of the augmented crop, or by those that are stored; masks come last."""
+    options = augmented(mels) | {"layout": layout}
+    raw = list(open_loader(mels, **options).batches())
+    found = list(open_loader(mels, **options, normalize=normalize).batches())
+    time = 2 if layout == "mel_time" else 1
+    plain = {"layout": layout, "short": "pad"}
+    pairs = zip(
+        open_loader(mels, **plain).batches(), open_loader(mels, **plain, normalize=normalize).batches(), strict=True
+    )
+    for (crops, _), (values, _), ((stored, _), (wanted, _)) in zip(raw, found, pairs, strict=True):
+        if normalize == "crop":
+            expected = (crops - crops.mean(axis=time, keepdims=True)) / crops.std(axis=time, keepdims=True)
+        else:  # the line that leads from the stored crop to the normalised one
+            slope = wanted.std(axis=time, keepdims=True) / stored.std(axis=time, keepdims=True)
+            expected = (crops - stored.mean(axis=time, keepdims=True)) * slope + wanted.mean(axis=time, keepdims=True)
+        np.testing.assert_allclose(values, expected, atol=2e-3)
+    masked = open_loader(mels, **options, normalize=normalize, spec_augment=SpecAugment()).batches()
+    hidden = [(one == 0).mean() for one, _ in masked]
+    assert 0.1 < np.mean(hidden) < 0.5
+
+
+def test_every_split_is_augmented_as_it_is_masked(mels: Path):
+    one, other = (list(open_loader(mels, **options).batches("test")) for options in (augmented(mels), {"short": "pad"}))
+    assert all((a != b).any() for (a, _), (b, _) in zip(one, other, strict=True))
+    assert same(open_loader(mels, **augmented(mels)).batches("test"), one) == len(one)
+
+
+def test_what_cannot_be_augmented_is_refused(mels: Path, root: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="mel_augment='noise'"):
+        open_loader(mels, mel_augment="noise")
+    other = write_dataset(tmp_path / "ln", {"train": speakers("a", 2, 0, 2)}, DEFAULT.replace(log="ln"))
+    with pytest.raises(ConfigError, match=r"cannot be mixed with this speech: it differs in log \('ln', not 'log10'\)"):
+        open_loader(mels, mel_augment=MelAugment(noise=other)).batches()
+    values = [[np.zeros((200, 1), np.int16)] for _ in range(4)]
+    raw = write_dataset(
+        tmp_path / "raw", {"train": {f"s{i}": values for i in range(4)}}, DEFAULT.replace(features="raw")
+    )
+    with pytest.raises(ConfigError, match="mel_augment cannot be used with a dataset of features 'raw'"):
+        open_loader(raw, mel_augment=MelAugment(gain_db=(-6, 6)), crop_frames=100).batches()
 
 
 @pytest.mark.parametrize("options", [{"layout": "time_mel"}, {"crop_frames": (60, 90, 30), "layout": "time_mel"}])

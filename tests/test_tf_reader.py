@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_dataset import speakers, write_dataset, write_twins
 
-from ge2e_transforms import BatchLoader, GE2EDatasetLoader, SpecAugment
+from ge2e_transforms import BatchLoader, GE2EDatasetLoader, MelAugment, SpecAugment
 from ge2e_transforms.stream import Position
 
 pytestmark = pytest.mark.filterwarnings("ignore:an epoch of split")
@@ -31,6 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"crop_frames": (60, 120, 30), "layout": "time_mel"},
         {"labels": "original"},
         {"labels": "dense", "normalize": "crop", "spec_augment": SpecAugment()},
+        {"mel_augment": MelAugment(gain_db=(-6, 6)), "layout": "time_mel"},
         {"locality": 2},
         {"host_index": 1, "host_count": 2},
         {"host_index": 1, "host_count": 2, "global_batch": True},

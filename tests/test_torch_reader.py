@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_dataset import speakers, write_dataset, write_twins
 
-from ge2e_transforms import BatchLoader, SpecAugment
+from ge2e_transforms import BatchLoader, MelAugment, SpecAugment
 from ge2e_transforms.errors import CorruptRecordError, MissingExtraError
 
 pytestmark = pytest.mark.filterwarnings("ignore:an epoch of split")
@@ -37,7 +37,8 @@ def check(got: list[Any], wanted: list[Any]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_workers_change_nothing(torch: Any, root: Path, workers: int):
-    loader = BatchLoader(root, spec_augment=SpecAugment(), **OPTIONS)
+    mel_augment = MelAugment(noise=root, gain_db=(-6, 6))
+    loader = BatchLoader(root, spec_augment=SpecAugment(), mel_augment=mel_augment, **OPTIONS)
     wanted = list(loader.batches(epochs=3, start=(2, 4)))
     check(read(torch, loader, workers, epochs=3, start=(2, 4)), wanted)
     assert len(loader.torch_dataset(epochs=3, start=(2, 4))) == len(wanted)
