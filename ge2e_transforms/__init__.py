@@ -19,25 +19,31 @@ if TYPE_CHECKING:
     from ge2e_transforms.loader import BatchLoader
     from ge2e_transforms.mel_augment import MelAugment
     from ge2e_transforms.tf_reader import GE2EDatasetLoader
+    from ge2e_transforms.waveform_augment import WaveformAugment
+    from ge2e_transforms.waveform_transform import EachWaveform
 
 _HOMES = {
     "BatchLoader": "loader",
+    "EachWaveform": "waveform_transform",
     "FeatureExtractor": "extractor",
     "GE2EDatasetLoader": "tf_reader",
     "MelAugment": "mel_augment",
     "PRESETS": "config",
     "Recipe": "config",
     "SpecAugment": "augment",
+    "WaveformAugment": "waveform_augment",
     "features_of_file": "inference",
 }
 __all__ = [
     "PRESETS",
     "BatchLoader",
+    "EachWaveform",
     "FeatureExtractor",
     "GE2EDatasetLoader",
     "MelAugment",
     "Recipe",
     "SpecAugment",
+    "WaveformAugment",
     "features_of_file",
 ]
 

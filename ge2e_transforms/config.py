@@ -27,6 +27,7 @@ __all__ = [
     "canonical_json",
     "n_frames",
     "parse_setting",
+    "samples_for",
 ]
 
 # Raised when a change of the code gives other values for the same recipe.
@@ -193,6 +194,13 @@ def n_frames(n_samples: int, recipe: Recipe) -> int:
     if recipe.feature.center:
         return 1 + n_samples // recipe.hop_samples
     return max(0, 1 + (n_samples - recipe.frame_samples) // recipe.hop_samples)
+
+
+def samples_for(frames: int, recipe: Recipe) -> int:
+    """The fewest samples that give so many frames, at least one: `n_frames` the other way round (121 -> 19200)."""
+    if recipe.feature.center:
+        return max(1, (frames - 1) * recipe.hop_samples)
+    return (frames - 1) * recipe.hop_samples + recipe.frame_samples
 
 
 _AS_IT_IS = AudioConfig(remove_dc=False)

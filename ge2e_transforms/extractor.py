@@ -178,14 +178,13 @@ class FeatureExtractor:
         power = voice.energy_of(energies, hop, intervals) / found.length
         loudness = self.recipe.level
         level = Level(mean, level_gain(samples, mean, power, loudness.level_dbfs, loudness.level_mode))
-        segments = (
-            self._windows(samples, intervals, level, utterance_id) if self.recipe.segment.segments == "windows" else []
-        )
+        seed = dither_seed(utterance_id)
+        segments = self._windows(samples, intervals, level, seed) if self.recipe.segment.segments == "windows" else []
         if not segments:
             if self.recipe.segment.segments == "windows":
                 self._refuse_short(found.voice, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
                 flags |= FLAG_SHORT
-            segments = self._parts(samples, intervals, level, utterance_id)
+            segments = self._parts(samples, intervals, level, seed)
         crop = self.recipe.crop_frames
         flagged = [
             Segment(s.values, s.start, s.samples, s.flags | flags | (FLAG_SHORT if len(s.values) < crop else 0))
@@ -206,13 +205,35 @@ class FeatureExtractor:
             return Voiced(np.array([[0, n_samples]], dtype=np.int64), FLAG_UNVOICED, length)
         return Voiced(intervals, 0, length)
 
+    def of_crops(self, crops: npt.NDArray[np.float32], seeds: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+        """Features of crops that were cut out of the voice already, each by itself.
+
+        They are those that `extract` gives of each crop with `voice` 'none' and nothing left out for shortness: mean
+        and level are of the crop. A silent crop is no error: digital silence gives the floor of the logarithm.
+
+        Args:
+            crops: float32 `[n, samples]` at the recipe's rate, of at least one frame.
+            seeds: uint64 `[n]`, of the dither; `dither_seed` makes that of an utterance.
+
+        Returns:
+            float32 `[n, frames, bins]`, before it is narrowed to what the recipe stores.
+        """
+        hop, samples, config = self.recipe.voice.voice_hop, crops.shape[1], self.recipe.level
+        means, energies, peaks = sums.of_crops(crops, self.recipe.audio.remove_dc, hop)
+        squares = np.add.reduce(energies[:, : -(-samples // hop)], axis=1) / samples
+        gains = np.ones(len(crops), dtype=np.float32)
+        if config.level_dbfs is not None:
+            for number, (peak, square) in enumerate(zip(peaks.tolist(), squares.tolist(), strict=True)):
+                gains[number] = _gain(peak, square, config.level_dbfs, config.level_mode)
+        return self._kernel(self._shaped(sums.levelled(crops, means, gains), seeds.tolist()))
+
     def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
         if not keep_all:
             found = voiced * 1000 / self.recipe.audio.sample_rate_hz
             raise TooShortError(f"{found:.0f} ms of voice hold no {wanted}")
 
     def _conditioned(
-        self, samples: npt.NDArray[np.float32], spans: list[list[int]], level: Level, key: str
+        self, samples: npt.NDArray[np.float32], spans: list[list[int]], level: Level, seed: int
     ) -> npt.NDArray[np.float32]:
         """The spans one after the other: mean, level, dither, pre-emphasis (unless it is of frames), in this order.
 
@@ -224,16 +245,26 @@ class FeatureExtractor:
         config = self.recipe.feature
         if config.features == "raw":
             return voice.join(samples, spans)
-        emphasis = config.pre_emphasis if config.pre_emphasis_in == "utterance" else 0.0
-        if config.dither == 0 and emphasis == 0:
+        if config.dither == 0 and self._emphasis == 0:
             return level.apply(samples, spans)
-        ready = level.apply(samples, [[0, len(samples)]])
-        if config.dither > 0:
-            ready = ready + triangular_noise(key, len(ready)) * np.float32(config.dither / PCM16_SCALE)
-        if emphasis > 0:
-            before = np.concatenate([ready[:1], ready[:-1]])
-            ready = np.asarray(ready - np.float32(emphasis) * before, dtype=np.float32)
-        return voice.join(ready, spans)
+        return voice.join(self._shaped(level.apply(samples, [[0, len(samples)]])[None], [seed])[0], spans)
+
+    @property
+    def _emphasis(self) -> float:
+        """Of the utterance: that of frames is part of the kernel."""
+        config = self.recipe.feature
+        return config.pre_emphasis if config.pre_emphasis_in == "utterance" else 0.0
+
+    def _shaped(self, ready: npt.NDArray[np.float32], seeds: list[int]) -> npt.NDArray[np.float32]:
+        """Waveforms `[n, samples]` with dither, a seed each, and pre-emphasis."""
+        dither = self.recipe.feature.dither
+        if dither > 0:
+            noise = np.stack([triangular_noise(seed, ready.shape[1]) for seed in seeds])
+            ready = ready + noise * np.float32(dither / PCM16_SCALE)
+        if self._emphasis > 0:
+            before = np.concatenate([ready[:, :1], ready[:, :-1]], axis=1)
+            ready = np.asarray(ready - np.float32(self._emphasis) * before, dtype=np.float32)
+        return ready
 
     def _values(self, waveform: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         if self.recipe.feature.features == "raw":
@@ -246,27 +277,27 @@ class FeatureExtractor:
         return replace(segment, values=segment.values.astype(np.float16)) if half else segment
 
     def _windows(
-        self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, key: str
+        self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, seed: int
     ) -> list[Segment]:
         """Windows of `crop_ms` side by side in each interval; what is left at its end is not stored."""
         crop = self.recipe.crop_samples
         starts = [start for first, end in intervals.tolist() for start in range(first, end - crop + 1, crop)]
         if not starts:
             return []
-        waveform = self._conditioned(samples, [[start, start + crop] for start in starts], level, key)
+        waveform = self._conditioned(samples, [[start, start + crop] for start in starts], level, seed)
         values = self._values(waveform.reshape(len(starts), crop))
         return [Segment(window, start, crop, 0) for window, start in zip(values, starts, strict=True)]
 
     def _parts(
-        self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, key: str
+        self, samples: npt.NDArray[np.float32], intervals: voice.Intervals, level: Level, seed: int
     ) -> list[Segment]:
         """The voiced part as one segment, or as equal parts where it is longer than `max_part_s`."""
         voiced = _length(intervals)
         if self._masks:
             rows, places = self._voiced_rows(len(samples), intervals)
-            values = self._values(self._conditioned(samples, [[0, len(samples)]], level, key))[rows]
+            values = self._values(self._conditioned(samples, [[0, len(samples)]], level, seed))[rows]
         else:
-            values = self._values(self._conditioned(samples, intervals.tolist(), level, key))
+            values = self._values(self._conditioned(samples, intervals.tolist(), level, seed))
             places = np.arange(len(values)) * self.recipe.row_samples
         limit = max(1, self.recipe.rows(int(self.recipe.segment.max_part_s * self.recipe.audio.sample_rate_hz)))
         parts = -(-len(values) // limit)
@@ -319,9 +350,15 @@ def level_gain(
         level_dbfs: None sets no level: the gain is 1.
         mode: 'set'; or 'raise', where it is never less than 1.
     """
-    if level_dbfs is None or mean_square == 0:
+    if level_dbfs is None:
         return np.float32(1)
-    peak = max(float(samples.max() - mean), float(mean - samples.min()))
+    return _gain(max(float(samples.max() - mean), float(mean - samples.min())), mean_square, level_dbfs, mode)
+
+
+def _gain(peak: float, mean_square: float, level_dbfs: float, mode: str) -> np.float32:
+    """`level_gain` by the largest distance of a sample from the mean."""
+    if mean_square == 0:
+        return np.float32(1)
     gain = min(10 ** (level_dbfs / 20) / math.sqrt(mean_square), 1 / peak)
     return np.float32(max(gain, 1.0) if mode == "raise" else gain)
 
@@ -332,9 +369,13 @@ def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     return np.asarray(steps, dtype=np.int16)
 
 
-def triangular_noise(key: str, count: int) -> npt.NDArray[np.float32]:
-    """`[count]` float32 in (-1, 1), triangular density (the difference of two uniform draws), fixed by `key`."""
-    seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+def dither_seed(utterance_id: str) -> int:
+    """64 bits that the dither of an utterance is drawn by."""
+    return int.from_bytes(hashlib.blake2b(utterance_id.encode(), digest_size=8).digest(), "little")
+
+
+def triangular_noise(seed: int, count: int) -> npt.NDArray[np.float32]:
+    """`[count]` float32 in (-1, 1), triangular density (the difference of two uniform draws), fixed by 64 bits."""
     bits = random_bits(seed, 2 * count)
     uniform = (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
     return uniform[:count] - uniform[count:]

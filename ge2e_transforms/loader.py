@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +42,17 @@ class BatchLoader:
         speakers_per_batch: N; default that of the metadata, or all speakers of a split that has fewer (with a warning).
             With `global_batch` of each host.
         utterances_per_speaker: M; default that of the metadata.
-        crop_frames: length of a crop in stored rows; default that of the metadata's `feature_shape`. Or (shortest,
-            longest, step): then each batch has a length of its own.
+        crop_frames: length of a crop in stored rows, or in frames of the `features` that are computed when reading;
+            default that of the metadata's `feature_shape`. Or (shortest, longest, step): then each batch has a length
+            of its own.
         seed: integer; other seeds give other batches.
         options: distinct='prefer', distinct_sessions=False, speakers='uniform', slots_per_utterance=None,
             short='repeat', under_m='drop', crops='random', batch_sources='mixed', locality=None (`SamplingOptions`);
             only_speakers=None, exclude_speakers=(), sources=None, min_utterances=0, min_sessions=0, speaker_order=None
             (`loader_options.Chosen`); normalize='none', layout='mel_time', check_crc='first', readers=32
-            (`ReadingOptions`); labels='mapped', spec_augment=None, mel_augment=None (`Delivery`); host_index=0,
-            host_count=1, global_batch=False (`Hosts`); cache_dir=None, cache_gib=100.0
-            (`loader_options.CacheOptions`).
+            (`ReadingOptions`); features=None, waveform_transform=None (`WaveformOptions`); labels='mapped',
+            spec_augment=None, mel_augment=None, workers=0 (`Delivery`); host_index=0, host_count=1, global_batch=False
+            (`Hosts`); cache_dir=None, cache_gib=100.0 (`loader_options.CacheOptions`).
 
     Raises:
         ConfigError: an option has a value that cannot be used, or there is no such option.
@@ -69,21 +71,24 @@ class BatchLoader:
         given = sort_options(options)
         self._dataset = Dataset.open(root_dir, given.cache.cache)
         metadata = self._dataset.metadata
+        self._recipe = given.waveforms.delivered(self._dataset.recipe)
 
         def default(value: Any, stored: int) -> Any:
             return stored if value is None else value
 
-        self._options = SamplingOptions(
+        options_of_crops = SamplingOptions(
             speakers_per_batch=default(speakers_per_batch, metadata["speakers_per_batch"]),
             utterances_per_speaker=default(utterances_per_speaker, metadata["utterances_per_speaker"]),
-            crop_frames=default(crop_frames, metadata["feature_shape"][1]),
+            crop_frames=default(crop_frames, self._recipe.crop_frames),
             seed=seed,
             **given.sampling,
         )
+        self._options = given.waveforms.sampled(options_of_crops, self._recipe)
         self._fewer = speakers_per_batch is None
         self._filters = self._resolve(given.chosen)
         self._speaker_order = given.chosen.speaker_order
         self._reading, self._delivery, self._hosts = given.reading, given.delivery, given.hosts
+        self._waveforms = given.waveforms
         self._streams: dict[str, Stream] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,8 +96,18 @@ class BatchLoader:
         return {**self.__dict__, "_streams": {}}
 
     def get_metadata(self) -> dict[str, Any]:
-        """A copy of the dataset's metadata, with `speaker_id_mapping`: label by `namespace/speaker_id`."""
-        return {**copy.deepcopy(self._dataset.metadata), "speaker_id_mapping": speaker_id_mapping(self._dataset)}
+        """A copy of the dataset's metadata, with `speaker_id_mapping`: label by `namespace/speaker_id`.
+
+        With `features` it speaks of what is delivered: recipe, shape and type are of these features, so that
+        `FeatureExtractor.from_metadata` makes them of other speech; statistics of them there are none.
+        """
+        metadata = copy.deepcopy(self._dataset.metadata)
+        if self._waveforms.features is not None:
+            recipe = self._recipe
+            metadata |= {"recipe": recipe.to_dict(), "feature_shape": recipe.feature_shape, "dtype": recipe.dtype}
+            metadata |= {"features": recipe.feature.features, "fingerprint": recipe.fingerprint()}
+            metadata["statistics"] |= {"frames": 0, "mean": [], "std": []}
+        return {**metadata, "speaker_id_mapping": speaker_id_mapping(self._dataset)}
 
     # Batches.
 
@@ -119,6 +134,11 @@ class BatchLoader:
         from ge2e_transforms.torch_reader import TorchBatches
 
         check_epochs(epochs)
+        if self._delivery.workers:
+            raise ConfigError(
+                f"workers={self._delivery.workers} cannot be used with PyTorch, whose DataLoader has processes of its "
+                "own: leave it out, and give `num_workers` there"
+            )
         return TorchBatches(functools.partial(self.stream, split), epochs, self.stream(split).start(start))
 
     @property
@@ -170,6 +190,11 @@ class BatchLoader:
         return verification_trials(self._dataset, split, per_speaker, seed, cross_session, same_gender)
 
     def _whole(self) -> WholeUtterances:
+        if self._waveforms.in_use:
+            raise ConfigError(
+                "features and waveform_transform are of crops: read whole utterances by a loader without them; "
+                "`FeatureExtractor.from_metadata(loader.get_metadata())` of this one turns them into its features"
+            )
         if self._reading.normalize == "crop":
             raise ConfigError(
                 "normalize='crop' says nothing of a whole utterance: use 'utterance', 'dataset' or 'none'"
@@ -192,7 +217,8 @@ class BatchLoader:
             n = lower * hosts
         sampler = Sampler(population, n, self._speaker_order)
         notes.tell(split, sampler)
-        return Stream(self._dataset, split, sampler, self._filters, index, self._hosts, self._reading, self._delivery)
+        options = (self._hosts, self._reading, self._waveforms, self._delivery)
+        return Stream(self._dataset, split, sampler, self._filters, index, *options)
 
     def _resolve(self, chosen: Chosen) -> Filters:
         """Names of speakers and sources as the numbers that the index holds.
@@ -239,15 +265,38 @@ class BatchIterator(Iterator[Batch]):
     def __init__(self, stream: Stream, start: Position, epochs: int | None) -> None:
         self._stream, self._place = stream, start
         self._last = None if epochs is None else start.epoch + epochs - 1
+        self._begun: deque[tuple[Position, Callable[[], Batch]]] = deque()
 
     def __next__(self) -> Batch:
         if self._stream.after(self._place, 0) != self._place:  # too little of the epoch is left for all hosts
             self._place = self._stream.after(self._place, 0)
-        if self._last is not None and self._place.epoch > self._last:
+        if self._is_behind(self._place):
             raise StopIteration
-        batch = self._stream.batch(self._place, go_on=self._place.epoch != self._last)
+        if self._stream.ahead:
+            self._begin_ahead()
+            batch = self._begun.popleft()[1]()
+        else:
+            batch = self._stream.batch(self._place, go_on=self._place.epoch != self._last)
         self._place = self._stream.after(self._place, 1)
         return batch
+
+    def _begin_ahead(self) -> None:
+        """Has batches begun from this place on. After a jump or an error those that were begun are of other places."""
+        if self._begun and self._begun[0][0] != self._place:
+            self._begun.clear()
+        stream, place = self._stream, self._place
+        if self._begun:
+            place = stream.after(self._begun[-1][0], 1)
+        while len(self._begun) < stream.ahead and not self._is_behind(place):
+            # An order of speakers may follow from what was learnt until then: it is not asked for ahead of its epoch.
+            if stream.sampler.has_order and place.epoch != self._place.epoch:
+                break
+            self._begun.append((place, stream.begin(place, go_on=place.epoch != self._last)))
+            place = stream.after(place, 1)
+
+    def _is_behind(self, place: Position) -> bool:
+        """Whether a place is behind the last epoch."""
+        return self._last is not None and place.epoch > self._last
 
     def state_dict(self) -> dict[str, Any]:
         """Epoch, step and what the batches were planned from: plain numbers and text, small."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from ge2e_transforms.crop_features import WaveformOptions
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.files import Cache
 from ge2e_transforms.reading import ReadingOptions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ge2e_transforms.augment import SpecAugment
     from ge2e_transforms.mel_augment import MelAugment
     from ge2e_transforms.sampling import SpeakerOrder
+    from ge2e_transforms.waveform_transform import Bindable, WaveformTransform
 
 
 class LoaderOptions(TypedDict, total=False):
@@ -46,10 +48,14 @@ class LoaderOptions(TypedDict, total=False):
     layout: str
     check_crc: str
     readers: int
+    # See `WaveformOptions`.
+    features: str | None
+    waveform_transform: WaveformTransform | Bindable | None
     # See `Delivery`.
     labels: str
     spec_augment: SpecAugment | None
     mel_augment: MelAugment | None
+    workers: int
     # See `Hosts`.
     host_index: int
     host_count: int
@@ -104,12 +110,13 @@ class Options(NamedTuple):
     sampling: dict[str, Any]
     chosen: Chosen
     reading: ReadingOptions
+    waveforms: WaveformOptions
     delivery: Delivery
     hosts: Hosts
     cache: CacheOptions
 
 
-_KINDS = (Chosen, ReadingOptions, Delivery, Hosts, CacheOptions)
+_KINDS = (Chosen, ReadingOptions, WaveformOptions, Delivery, Hosts, CacheOptions)
 _RENAMED = {"host_index": "index", "host_count": "count"}
 
 

@@ -73,6 +73,8 @@ def _refuse_other_values(root: str, noise: Recipe, speech: Recipe) -> None:
         for recipe in (noise, speech)
     )
     del wanted["dtype"]  # whatever they are stored as, crops are float32
+    if noise.feature.features == speech.feature.features == "raw":  # nothing else decides what a sample is
+        stored, wanted = ({"sample_rate_hz": values["sample_rate_hz"]} for values in (stored, wanted))
     differ = [f"{name} ({stored[name]!r}, not {wanted[name]!r})" for name in wanted if stored[name] != wanted[name]]
     if differ:
         raise ConfigError(

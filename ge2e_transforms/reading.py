@@ -113,7 +113,7 @@ class CropReader:
         self._padding = silence(dataset.recipe) if short == "pad" else None
         self._statistics = _statistics(dataset, split, options.normalize)
         self._checked = np.zeros(-(-len(index) // 8), dtype=np.uint8)
-        self._buffers = _Buffers()
+        self._buffers = Buffers()
         self._lock = threading.Lock()
 
     def read(
@@ -152,10 +152,10 @@ class CropReader:
                 stored = target.transpose(0, 2, 1) if mel_first else target
                 if self._dtype == np.float16:
                     widen(np.ascontiguousarray(stored), values[part])
+                elif self._dtype.kind == "i":  # a power of two: to multiply is to divide, in one pass
+                    np.multiply(stored, np.float32(1 / PCM16_SCALE), out=values[part], dtype=np.float32)
                 else:
                     values[part] = stored
-                if self._dtype.kind == "i":
-                    values[part] /= np.float32(PCM16_SCALE)
             if normalize:
                 self._normalize_block(values[part], records[part])
         if request.checked:
@@ -293,13 +293,14 @@ class _Lease:
             self._returned.append(self._buffer)
 
 
-class _Buffers:
+class Buffers:
     """Memory for batches, used again once a batch is gone, since fresh pages cost time."""
 
     def __init__(self) -> None:
         self._returned: list[Values] = []
 
     def take(self, shape: tuple[int, ...]) -> Values:
+        """An array whose values are whatever they are; its memory comes back when nothing refers to it any more."""
         size = math.prod(shape)
         needed = size + _ALIGNMENT // 4
         try:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,24 +19,27 @@ import numpy.typing as npt
 from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.config import canonical_json
+from ge2e_transforms.crop_features import WaveformOptions
 from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
-from ge2e_transforms.errors import ConfigError, DatasetError, SamplingError
-from ge2e_transforms.mel_augment import MelAugment, MelAugmenter
+from ge2e_transforms.errors import ConfigError, SamplingError
+from ge2e_transforms.examples import Crops, Examples, Source
+from ge2e_transforms.mel_augment import MelAugment
 from ge2e_transforms.placing import Ints
 from ge2e_transforms.plans import Plans
 from ge2e_transforms.population import Filters
-from ge2e_transforms.reading import CropReader, ReadingOptions
-from ge2e_transforms.rng import Bits, derive
+from ge2e_transforms.reading import ReadingOptions
 from ge2e_transforms.sampling import Sampler
-from ge2e_transforms.windows import Window, Windows
+
+if TYPE_CHECKING:
+    from ge2e_transforms.batch_workers import BatchWorkers
 
 Batch: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 
 LABELS = ("mapped", "dense", "original")
 # Raised when the same options give other plans; a state of an older version is then refused.
 PLAN_VERSION = 1
-# Ids of the streams of random bits for SpecAugment and for MelAugment.
-_AUGMENT, _MEL = 100, 102
+# Batches that each worker process has begun or made before they are asked for.
+_AHEAD = 2
 
 
 class Position(NamedTuple):
@@ -81,13 +84,17 @@ class Delivery:
             'original' the speakers' ids as text.
         spec_augment: masks, drawn by (seed, epoch, batch, place in it).
         mel_augment: noise and changes of level, drawn alike; done before values are normalised.
+        workers: processes that make batches ahead of time, for NumPy and tf.data; 0 makes each here when it is asked
+            for. They are started by 'spawn', so a script that reads batches needs `if __name__ == "__main__":`.
     """
 
     labels: str = "mapped"
     spec_augment: SpecAugment | None = None
     mel_augment: MelAugment | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        check_integer("workers", self.workers, 0, 1 << 10)
         check_one_of("labels", self.labels, LABELS)
         known = self.spec_augment is None or isinstance(self.spec_augment, SpecAugment)
         check(known, "spec_augment", self.spec_augment, "a SpecAugment, or None")
@@ -104,7 +111,7 @@ class Stream:
         sampler: plans the batches; for all hosts together with `global_batch`.
         filters: what the sampler's population was made with.
         index: of the split.
-        hosts, reading, delivery: see there.
+        hosts, reading, waveforms, delivery: see there.
         plan_folder: of a stream of another process of this host, to share its plans.
     """
 
@@ -117,27 +124,26 @@ class Stream:
         index: SplitIndex,
         hosts: Hosts,
         reading: ReadingOptions,
+        waveforms: WaveformOptions,
         delivery: Delivery,
         plan_folder: Path | None = None,
     ) -> None:
         self.dataset, self.split, self.sampler, self.index, self.hosts = dataset, split, sampler, index, hosts
-        self._filters, self._reading, self._delivery = filters, reading, delivery
+        self._filters, self._delivery = filters, delivery
         if not self.steps_per_epoch:
             raise SamplingError(
                 f"an epoch of split {split!r} has {sampler.batches_per_epoch} batches, fewer than host_count="
                 f"{hosts.count}: use fewer hosts, speakers_per_batch or utterances_per_speaker"
             )
-        options = sampler.options
-        self._reader = CropReader(dataset, split, index, reading, options.longest, options.short)
-        sizes = [entry["records_bytes"] for entry in dataset.shards(split)]
-        self._windows = Windows(self._reader.files, sizes) if options.locality else None
+        self._source = Source(
+            dataset, split, sampler.options, reading, waveforms, delivery.mel_augment, delivery.spec_augment
+        )
+        self._examples = Examples(self._source, index)
         self.plan_facts: dict[str, Any] = json.loads(canonical_json(self._facts()))
         self.digest = hashlib.sha256(canonical_json(self.plan_facts).encode()).hexdigest()
         self.plans = Plans(sampler, self.digest[:16], plan_folder)
         self._names = self._label_names()
-        self._fill = self._mask_values()
-        mel = delivery.mel_augment
-        self._mel = None if mel is None else MelAugmenter(mel, dataset.recipe, reading.layout)
+        self._workers = self._batch_workers()
 
     def in_other_process(self, plan_folder: Path) -> Stream:
         """The same stream for another process of this host: opens files of its own and shares the plans of a folder."""
@@ -148,10 +154,19 @@ class Stream:
             self._filters,
             self.index,
             self.hosts,
-            self._reading,
-            self._delivery,
+            self._source.reading,
+            self._source.waveforms,
+            replace(self._delivery, workers=0),
             plan_folder,
         )
+
+    def _batch_workers(self) -> BatchWorkers | None:
+        if not self._delivery.workers:
+            return None
+        from ge2e_transforms.batch_workers import BatchWorkers
+
+        values = self._size * self._examples.rows(self.sampler.options.longest) * self._examples.recipe.n_bins
+        return BatchWorkers(self._source, self._delivery.workers, values)
 
     # Steps.
 
@@ -163,12 +178,17 @@ class Stream:
     @property
     def shape(self) -> tuple[int, int | None, int | None]:
         """Shape of the examples of a batch; None where lengths differ from batch to batch."""
-        options = self.sampler.options
-        n = self.sampler.speakers_per_batch // (self.hosts.count if self.hosts.global_batch else 1)
-        rows = options.longest if len(options.lengths) == 1 else None
-        bins = self.dataset.metadata["feature_shape"][0]
-        size = n * options.utterances_per_speaker
-        return (size, bins, rows) if self._reading.layout == "mel_time" else (size, rows, bins)
+        source = self._source
+        longest = self._examples.rows(source.sampling.longest)
+        rows = longest if len(source.sampling.lengths) == 1 else None
+        bins = self._examples.recipe.n_bins
+        return (self._size, bins, rows) if source.reading.layout == "mel_time" else (self._size, rows, bins)
+
+    @property
+    def _size(self) -> int:
+        """Crops of a batch of this host."""
+        shares = self.hosts.count if self.hosts.global_batch else 1
+        return self.sampler.speakers_per_batch // shares * self.sampler.options.utterances_per_speaker
 
     def start(self, start: tuple[int, int]) -> Position:
         """Checks a place to start from.
@@ -201,6 +221,23 @@ class Stream:
 
     def batch(self, place: Position, go_on: bool = False) -> Batch:
         """Examples float32 and labels of this host's batch at a place. `go_on`: the next epoch will be asked for."""
+        return self.begin(place, go_on)()
+
+    @property
+    def ahead(self) -> int:
+        """Batches to begin before one is taken, so that all worker processes have something to do."""
+        return _AHEAD * self._delivery.workers
+
+    def begin(self, place: Position, go_on: bool = False) -> Callable[[], Batch]:
+        """Begins a batch, where there are worker processes; the function that is returned gives it, or waits for it."""
+        crops, labels = self._crops(place, go_on)
+        if self._workers is None:
+            return lambda: (self._examples.make(crops), labels)
+        coming = self._workers.submit(crops)
+        return lambda: (coming.result(), labels)
+
+    def _crops(self, place: Position, go_on: bool) -> tuple[Crops, npt.NDArray[Any]]:
+        """Which crops and labels make this host's batch."""
         number = place.step + (0 if self.hosts.global_batch else self.hosts.index)
         part, row = self.sampler.locate(place.epoch, number)
         # An order of speakers may follow from what was learnt until then, so it is not asked for ahead of its epoch.
@@ -208,22 +245,10 @@ class Stream:
         m = self.sampler.options.utterances_per_speaker
         mine = self._mine()
         columns = slice(mine.start * m, mine.stop * m)
-        window = self._window(place.epoch, part)
         records, starts = plan.records[row, columns], plan.starts[row, columns]
-        slots = np.arange(columns.start, columns.stop)
-        examples = self._reader.read(records, starts, int(plan.frames[row]), window, normalize=self._mel is None)
-        if self._mel is not None:
-            self._mel.apply(examples, self._keys(_MEL, place.epoch, number, slots))
-            self._reader.normalize(examples, records)
-        if self._delivery.spec_augment is not None:
-            bits = self._keys(_AUGMENT, place.epoch, number, slots)
-            time_axis = 2 if self._reading.layout == "mel_time" else 1
-            self._delivery.spec_augment.apply(examples, bits, self._fill, time_axis)
-        return examples, self._labels(np.repeat(plan.labels[row, mine].astype(np.int64), m))
-
-    def _keys(self, stream: int, epoch: int, number: int, slots: Ints) -> Bits:
-        """Random bits of a stream for slots of a batch: the same whichever host takes them."""
-        return derive(int(self.sampler.options.seed), stream, epoch, number, slots)
+        window = self._window(place.epoch, part)
+        crops = Crops(records, starts, int(plan.frames[row]), place.epoch, number, columns.start, window)
+        return crops, self._labels(np.repeat(plan.labels[row, mine].astype(np.int64), m))
 
     def batch_after(self, start: Position, steps: int, epochs: int | None) -> Batch:
         """The batch that comes some steps after a place, in a stream of `epochs` epochs from there (None: endless)."""
@@ -237,11 +262,11 @@ class Stream:
         n = self.sampler.speakers_per_batch // self.hosts.count
         return slice(self.hosts.index * n, (self.hosts.index + 1) * n)
 
-    def _window(self, epoch: int, part: int) -> Window | None:
-        if self._windows is None:
+    def _window(self, epoch: int, part: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        if not self.sampler.options.locality:
             return None
         following = (epoch, part + 1) if part + 1 < self.sampler.parts else (epoch + 1, 0)
-        return self._windows.get(self.sampler.shards(epoch, part), self.sampler.shards(*following))
+        return tuple(self.sampler.shards(epoch, part)), tuple(self.sampler.shards(*following))
 
     # Labels.
 
@@ -269,18 +294,6 @@ class Stream:
         known, names = self._names
         found: npt.NDArray[Any] = names[np.searchsorted(known, labels)]
         return found
-
-    def _mask_values(self) -> npt.NDArray[np.float32]:
-        """What SpecAugment hides values by: the mean of the train frames, which is 0 once they are normalised."""
-        bins = self.dataset.metadata["feature_shape"][0]
-        mean = self.dataset.metadata["statistics"]["mean"]
-        if self._reading.normalize != "none" or self._delivery.spec_augment is None:
-            return np.zeros(bins, dtype=np.float32)
-        if not mean:
-            raise DatasetError(
-                f"{self.dataset.root} has no statistics, as it has no train frames: spec_augment needs normalize='crop'"
-            )
-        return np.array(mean, dtype=np.float32)
 
     # State.
 

@@ -34,6 +34,35 @@ def hop_energies(samples: npt.NDArray[np.float32], mean: np.float32, hop: int) -
     return energies
 
 
+def of_crops(
+    crops: npt.NDArray[np.float32], centred: bool, hop: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """What the level of waveforms of one length follows from, of each as `mean` and `hop_energies` give it.
+
+    Args:
+        crops: `[n, samples]` float32, samples > 0.
+        centred: whether the mean of each is taken off it; it is 0 else.
+        hop: samples of a hop.
+
+    Returns:
+        Means `[n]` float32, energies `[n, 1 + samples // hop]` float64, and the largest distance of a sample from the
+        mean, `[n]` float32.
+    """
+    means, peaks = np.zeros(len(crops), np.float32), np.empty(len(crops), np.float32)
+    energies = np.empty((len(crops), 1 + crops.shape[1] // hop))
+    _of_crops(np.require(crops, np.float32, ("C", "W")), centred, hop, means, energies, peaks)
+    return means, energies, peaks
+
+
+def levelled(
+    crops: npt.NDArray[np.float32], means: npt.NDArray[np.float32], gains: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """`(crops - mean) * gain` of waveforms `[n, samples]` float32, by means and gains `[n]`."""
+    ready = np.empty(crops.shape, dtype=np.float32)
+    _levelled(np.require(crops, np.float32, ("C", "W")), means, gains, ready)
+    return ready
+
+
 def frame_sums(frames: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Sums of each bin and of its squares over `[frames, bins]`, `[bins]` float64 each, row by row."""
     found = np.zeros((2, frames.shape[1]))
@@ -76,6 +105,37 @@ def _energies(samples: Any, mean: Any, hop: Any, energies: Any) -> None:
         for lane in range(_LANES):
             total += lanes[lane]
         energies[number] = total
+
+
+@compiled
+def _of_crops(crops: Any, centred: Any, hop: Any, means: Any, energies: Any, peaks: Any) -> None:
+    low, high = np.empty(_LANES, np.float32), np.empty(_LANES, np.float32)
+    for number in range(len(crops)):
+        crop = crops[number]
+        if centred:
+            means[number] = np.float32(_sum(crop) / len(crop))
+        mean = means[number]
+        _energies(crop, mean, hop, energies[number])
+        low[:], high[:] = crop[0], crop[0]
+        whole = len(crop) - len(crop) % _LANES
+        for start in range(0, whole, _LANES):
+            part = crop[start : start + _LANES]
+            for lane in range(_LANES):
+                sample = part[lane]
+                low[lane] = sample if sample < low[lane] else low[lane]
+                high[lane] = sample if sample > high[lane] else high[lane]
+        lowest, highest = low.min(), high.max()
+        for place in range(whole, len(crop)):
+            lowest, highest = min(lowest, crop[place]), max(highest, crop[place])
+        peaks[number] = max(highest - mean, mean - lowest)
+
+
+@compiled
+def _levelled(crops: Any, means: Any, gains: Any, ready: Any) -> None:
+    for number in range(len(crops)):
+        crop, target, mean, gain = crops[number], ready[number], means[number], gains[number]
+        for place in range(len(crop)):
+            target[place] = (crop[place] - mean) * gain
 
 
 @compiled

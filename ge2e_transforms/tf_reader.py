@@ -15,7 +15,8 @@ from ge2e_transforms.stream import Batch, Position, Stream
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Batches that tf.data has in work and ready. More do not help: what is not a read holds Python's lock.
+# Batches that tf.data has in work and ready. Without worker processes more do not help: what is not a read holds
+# Python's lock.
 _IN_WORK, _READY = 2, 2
 
 
@@ -73,6 +74,7 @@ def tf_dataset(stream: Stream, epochs: int | None, start: Position) -> tf.data.D
 
     counter = tf.data.Dataset.counter()
     steps = counter if epochs is None else tf.data.Dataset.range(stream.steps(start, epochs))
-    ready = steps.map(fetch, num_parallel_calls=_IN_WORK, deterministic=True).prefetch(_READY)
+    in_work = max(_IN_WORK, stream.ahead)
+    ready = steps.map(fetch, num_parallel_calls=in_work, deterministic=True).prefetch(_READY)
     ready.ge2e_stream = stream
     return ready

@@ -147,7 +147,7 @@ def torch() -> ModuleType:
 def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as documents speak of it: the dataset `features`, 12 speakers with 5 utterances each, and `new.wav`.
 
-    And the dataset `noise`, of two sources with two recordings each.
+    The same as `waveforms`; `noise` and `noise-raw`, of two sources with two recordings each; and these as `rooms`.
     """
     import jobs
     import synth
@@ -159,9 +159,14 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("documents")
     speech = synth.small_corpus(root / "corpus", speakers=12, utterances=5)
     noise = synth.small_corpus(root / "sounds", speakers=2, utterances=2)
+    default, plan = PRESETS["ge2e"], PlanConfig(test_speakers=3)
+    raw = default.replace(features="raw")
     for job in (
-        jobs.job(root / "features", speech, plan=PlanConfig(test_speakers=3)),
-        jobs.job(root / "noise", noise, recipe=PRESETS["ge2e"].replace(voice="none")),
+        jobs.job(root / "features", speech, plan=plan),
+        jobs.job(root / "waveforms", speech, recipe=raw, plan=plan),
+        jobs.job(root / "noise", noise, recipe=default.replace(voice="none")),
+        jobs.job(root / "noise-raw", noise, recipe=raw.replace(voice="none")),
+        jobs.job(root / "rooms", noise, recipe=raw.replace(voice="none")),
     ):
         planned = jobs.write_all(job)
         commit(job, planned.plan, planned.rejected)

@@ -46,6 +46,21 @@ def speakers(prefix: str, count: int, first: int, utterances: int) -> dict[str, 
     }
 
 
+# Waveforms; crops of 0.3 s are 4,800 samples, or 31 frames.
+RAW = DEFAULT.replace(features="raw", crop_ms=300.0)
+
+
+def raw_speakers(prefix: str, count: int, utterances: int = 4, seed: int = 0) -> dict[str, Any]:
+    """Speakers whose utterances are 0.3 to 1 s of noise with an offset, PCM16, each as loud as it likes."""
+    rng = np.random.default_rng(seed)
+
+    def utterance() -> list[Values]:
+        values = rng.normal(20, rng.uniform(100, 3000), (int(rng.integers(4900, 16000)), 1))
+        return [np.clip(np.rint(values), -32768, 32767).astype(np.int16)]
+
+    return {f"test/{prefix}{speaker}": [utterance() for _ in range(utterances)] for speaker in range(count)}
+
+
 def write_twins(root: Path, shards: int = 4) -> tuple[Path, Path]:
     """A dataset of float16 values, and one that holds the same values as float32.
 

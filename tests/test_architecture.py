@@ -96,9 +96,14 @@ ORDER = [
     "windows",
     "half_floats",
     "reading",
+    "waveform_transform",
+    "crop_features",
     "noise_crops",
     "mel_mixing",
     "mel_augment",
+    "examples",
+    "waveform_augment",
+    "batch_workers",
     "utterance_rows",
     "whole",
     "trials",
@@ -127,7 +132,7 @@ ONLY = {
     "av": {"decoders"},
     "soxr": {"audio"},
     "xxhash": {"audio"},
-    "scipy": {"features", "inversion", "mixing", "spectrum"},
+    "scipy": {"features", "inversion", "mixing", "spectrum", "waveform_augment"},
     "librosa": {"inversion"},
     "numba": {"compiled"},
     "tensorflow": {"tf_reader"},
@@ -417,7 +422,8 @@ def test_every_file_has_its_tests():
     # verify; dealing and its coverage by what plans promise (sampling, parts), options by name with the loader; rows of
     # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
     # with planning and growth; what an audit keeps with the audit; facts with `ge2e inspect`, licences with the data
-    # card, histograms with the summary; scans of trees with corpora, reading of lists with the lists of toolkits.
+    # card, histograms with the summary; scans of trees with corpora, reading of lists with the lists of toolkits;
+    # examples with the stream, and with what is done to them.
     without = {
         "errors",
         "checks",
@@ -431,6 +437,7 @@ def test_every_file_has_its_tests():
         "dealing",
         "coverage",
         "loader_options",
+        "examples",
         "utterance_rows",
         "layout",
         "splits",

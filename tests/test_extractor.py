@@ -17,7 +17,7 @@ from synth import speechlike, tone
 
 from ge2e_transforms.config import PRESETS
 from ge2e_transforms.errors import EmptyAudioError, NonFiniteAudioError, SilentAudioError, TooShortError
-from ge2e_transforms.extractor import FeatureExtractor, level_gain, to_pcm16, triangular_noise
+from ge2e_transforms.extractor import FeatureExtractor, dither_seed, level_gain, to_pcm16, triangular_noise
 from ge2e_transforms.features import FeatureKernel
 from ge2e_transforms.schema import FLAG_PART, FLAG_SHORT, FLAG_UNVOICED
 from ge2e_transforms.sums import mean
@@ -391,7 +391,7 @@ def test_dither_follows_from_the_id_and_its_size_from_the_recipe():
 
 
 def test_dither_noise_is_triangular_and_pinned():
-    noise = triangular_noise("utterance", 100_000)
+    noise = triangular_noise(dither_seed("utterance"), 100_000)
     assert noise.dtype == np.float32
     assert noise[:3].tolist() == [0.7577810883522034, 0.11549431085586548, 0.7155256271362305]
     assert np.abs(noise).max() < 1

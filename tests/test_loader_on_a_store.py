@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import s3_server
 from s3_server import BUCKET, S3Server
-from small_dataset import speakers, write_dataset, write_twins
+from small_dataset import RAW, raw_speakers, speakers, write_dataset, write_twins
 
-from ge2e_transforms import BatchLoader, GE2EDatasetLoader
+from ge2e_transforms import BatchLoader, GE2EDatasetLoader, WaveformAugment
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 
 pytestmark = pytest.mark.filterwarnings("ignore:an epoch of split")
@@ -64,6 +64,22 @@ def test_halves_of_a_store(s3: S3Server, tmp_path: Path, options: dict[str, Any]
         s3.put(f"halves/{path.relative_to(half)}", path.read_bytes())
     stored = BatchLoader(f"s3://{BUCKET}/halves", **OPTIONS, **options).batches()
     assert same(stored, BatchLoader(full, **OPTIONS, **options).batches()) > 1
+
+
+def test_waveforms_and_noise_of_a_store(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By a worker process, which opens the store for itself; here all crops of a batch are read at once."""
+    raw = write_dataset(tmp_path, {"train": raw_speakers("a", 10)}, RAW)
+    for path in filter(Path.is_file, raw.rglob("*")):
+        s3.put(f"raw/{path.relative_to(raw)}", path.read_bytes())
+    url, options = f"s3://{BUCKET}/raw", {**OPTIONS, "speakers_per_batch": 10, "features": "logmel"}
+    wanted = list(BatchLoader(raw, waveform_transform=WaveformAugment(noise=raw), **options).batches())
+    augment = WaveformAugment(noise=url)
+    assert same(BatchLoader(url, waveform_transform=augment, workers=1, **options).batches(), wanted) >= 1
+    here = BatchLoader(url, waveform_transform=augment, **options).batches()
+    monkeypatch.setattr(s3.proxy, "latency_s", 0.05)
+    s3.proxy.reset()
+    assert same([next(here)], wanted[:1]) == 1
+    assert s3.proxy.most_at_once >= 25  # of 40; and of noise half as many
 
 
 def test_the_reads_of_a_batch_are_under_way_at_once(s3: S3Server, root: Path, monkeypatch: pytest.MonkeyPatch):

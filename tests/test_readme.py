@@ -103,6 +103,8 @@ def crops_are_augmented(names: dict[str, Any], folder: Path) -> None:
     changed = [(names[kind] != plain).mean() for kind in ("masked", "noisy")]
     assert 0.05 < changed[0] < 0.6
     assert changed[1] > 0.9
+    plain, _ = next(BatchLoader(folder / "waveforms", features="logmel").batches("train"))
+    assert (names["examples"] != plain).any(axis=(1, 2)).all()
 
 
 CHECKS = {

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ge2e_transforms.sums import frame_sums, hop_energies, mean
+from ge2e_transforms.sums import frame_sums, hop_energies, levelled, mean, of_crops
 
 LENGTHS = [1, 2, 63, 64, 65, 511, 512, 513, 200_000]
 
@@ -49,3 +49,16 @@ def test_what_may_not_be_written_is_summed_too():
     samples = np.frombuffer(np.arange(1000, dtype=np.float32).tobytes(), dtype=np.float32)
     assert mean(samples) == 499.5
     assert hop_energies(samples, np.float32(0), 1000)[0] == np.sum(np.arange(1000.0) ** 2)
+
+
+@pytest.mark.parametrize("samples", [1, 63, 64, 1000])
+def test_waveforms_of_one_length_are_summed_as_one_by_one(samples):
+    crops = np.random.default_rng(samples).normal(0.3, 1, (3, samples)).astype(np.float32)
+    for centred in (True, False):
+        means, energies, peaks = of_crops(crops, centred, 100)
+        for number, crop in enumerate(crops):
+            assert means[number] == (mean(crop) if centred else 0)
+            assert energies[number].tolist() == hop_energies(crop, means[number], 100).tolist()
+            assert peaks[number] == max(crop.max() - means[number], means[number] - crop.min())
+    gains = np.array([1, 0.3, 7], np.float32)
+    assert np.array_equal(levelled(crops, means, gains), (crops - means[:, None]) * gains[:, None])
