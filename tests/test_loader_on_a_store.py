@@ -99,6 +99,9 @@ def test_windows_are_read_by_few_large_requests(s3: S3Server, root: Path):
     assert same(loader.batches(), BatchLoader(root, **options).batches()) > 2
     gets = [request for request in s3.proxy.requests if request.method == "GET" and request.path.endswith("tfrecord")]
     assert len(gets) <= 2 * 4  # each shard once, and the first ones of the next epoch's windows
+    windows = loader.stream("train")._examples._windows
+    assert windows is not None
+    windows._reader.shutdown()  # a window that is still being read would be a request of the next test
 
 
 def test_an_index_is_one_object_and_a_cache_saves_all_that_fits(s3: S3Server, root: Path, tmp_path: Path):

@@ -28,6 +28,8 @@ def test_record_keys_are_pinned():
         "KEY_SESSION": "utterance/session",
         "KEY_START": "utterance/start",
         "KEY_LENGTH": "utterance/length",
+        "KEY_AUGMENTATION": "utterance/augmentation",
+        "KEY_PARENT": "utterance/parent",
     }
 
 

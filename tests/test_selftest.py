@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cpus
 import numpy as np
 import pytest
 from synth import encoded, tone, write, write_av
-from test_extractor import cpu_settings
 
 from ge2e_transforms import selftest
 from ge2e_transforms.config import PRESETS, AudioConfig, Recipe
@@ -113,7 +113,7 @@ def test_the_digest_does_not_depend_on_the_cpu() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,
-        env=os.environ | cpu_settings()[0],
+        env=os.environ | cpus.settings()[0],
         capture_output=True,
         text=True,
         check=True,

@@ -235,7 +235,7 @@ def test_speakers_of_one_session_are_told(tmp_path: Path):
         trials = verification_trials(dataset, "test")
     assert caught[0].filename == __file__
     assert {one[0] for one, _ in pairs_of(trials, True)} == {"ns/00", "ns/03"}
-    with pytest.warns(UserWarning, match="1 of 4 speakers of split 'test' have one utterance only and give no"):
+    with pytest.warns(UserWarning, match="1 of 4 speakers of split 'test' have one utterance only, so no"):
         verification_trials(dataset, "test", cross_session=False)
 
 
@@ -246,10 +246,10 @@ def test_nobody_is_warned_without_reason(tmp_path: Path):
 
 
 def test_no_target_trial_at_all_is_an_error(tmp_path: Path):
-    message = r"no target trial can be made .*: 3 of 3 speakers .* one session only .*cross_session=False"
+    message = r"no target trial can be made .*: 3 of 3 speakers .* one session only, .*cross_session=False"
     with pytest.raises(SamplingError, match=message):
         verification_trials(make(tmp_path / "a", 2, 2, 1), "test")
-    with pytest.raises(SamplingError, match=r"2 of 2 speakers .* one utterance only and give no target trial$"):
+    with pytest.raises(SamplingError, match=r"2 of 2 speakers .* one utterance only, so no target trial$"):
         verification_trials(make(tmp_path / "b", 1, 1), "test", cross_session=False)
     with pytest.raises(SamplingError, match="no target trial can be made"):
         verification_trials(make(tmp_path / "c"), "test")
