@@ -81,11 +81,7 @@ class Recordings:
 
     def take(self, row: Utterance) -> Samples:
         """Mono samples `[n]` of a row's segment at the recipe's rate; raises the DataError of its recording."""
-        key, piece = self._key(row), (row.offset_s, row.duration_s)
-        left = self._left[key]
-        left[piece] -= 1
-        if not left[piece]:
-            del left[piece]
+        key, piece, left = self._one_less(row)
         if key in self._pieces:
             return self._read(self._pieces[key][piece])
         samples = self._kept.pop(key, None)
@@ -97,13 +93,18 @@ class Recordings:
 
     def pass_over(self, row: Utterance) -> None:
         """Of a row that was to be taken and need not be: its recording is kept no longer than others need it."""
+        key, _, left = self._one_less(row)
+        if not left:
+            self._kept.pop(key, None)
+
+    def _one_less(self, row: Utterance) -> tuple[_Key, _Piece, Counter[_Piece]]:
+        """Recording and piece of a row, and the pieces of the recording that other rows will take."""
         key, piece = self._key(row), (row.offset_s, row.duration_s)
         left = self._left[key]
         left[piece] -= 1
         if not left[piece]:
             del left[piece]
-        if not left:
-            self._kept.pop(key, None)
+        return key, piece, left
 
     def _cut(self, samples: Samples, key: _Key, piece: _Piece) -> Samples:
         if piece[0] is None:

@@ -135,3 +135,18 @@ def test_channels_are_recordings_of_their_own(tmp_path):
     decoder = Decoder(a=1)
     taken(rows, decoder, tmp_path)
     assert len(decoder.seen) == 3
+
+
+def test_a_row_that_is_passed_over_keeps_nothing(tmp_path):
+    rows = [row("a"), row("bb", 0.0, 1.0), row("bb", 1.0, 1.0)]
+    decoder = Decoder(a=2, bb=2)
+    with recordings(rows * 2, decoder, tmp_path) as made:
+        for each in rows:
+            made.take(each)
+        assert sorted(key[0] for key in made._kept) == ["/a", "/bb"]
+        made.pass_over(rows[0])
+        made.pass_over(rows[1])
+        assert [key[0] for key in made._kept] == ["/bb"]  # of which a row is still to come
+        assert made.take(rows[2])[0] == 3000 + 16000
+        assert not made._kept
+    assert decoder.seen == ["/a", "/bb"]
