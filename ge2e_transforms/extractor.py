@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from ge2e_transforms import audio, sums, voice
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import ConfigError, EmptyAudioError, NonFiniteAudioError, TooShortError
 from ge2e_transforms.features import FeatureKernel, rounded_log
+from ge2e_transforms.levels import Level, gain_of, level_gain
 from ge2e_transforms.rng import random_bits
 from ge2e_transforms.schema import FLAG_PART, FLAG_SHORT, FLAG_UNVOICED, PCM16_SCALE
 
@@ -70,25 +70,6 @@ class Extraction:
     voiced_fraction: float
     gain_db: float
     voiced: Voiced
-
-
-class Level(NamedTuple):
-    """What is done to each sample alike: the mean is taken off, then the gain applied."""
-
-    mean: np.float32
-    gain: np.float32
-
-    def apply(self, samples: npt.NDArray[np.float32], spans: list[list[int]]) -> npt.NDArray[np.float32]:
-        """The spans of a waveform one after the other, each sample as it is to be."""
-        if self.mean == 0 and self.gain == 1:
-            return voice.join(samples, spans)
-        ready = np.empty(sum(end - start for start, end in spans), dtype=np.float32)
-        place = 0
-        for start, end in spans:
-            np.subtract(samples[start:end], self.mean, out=ready[place : place + end - start])
-            place += end - start
-        ready *= self.gain
-        return ready
 
 
 class FeatureExtractor:
@@ -224,7 +205,7 @@ class FeatureExtractor:
         gains = np.ones(len(crops), dtype=np.float32)
         if config.level_dbfs is not None:
             for number, (peak, square) in enumerate(zip(peaks.tolist(), squares.tolist(), strict=True)):
-                gains[number] = _gain(peak, square, config.level_dbfs, config.level_mode)
+                gains[number] = gain_of(peak, square, config.level_dbfs, config.level_mode)
         return self._kernel(self._shaped(sums.levelled(crops, means, gains), seeds.tolist()))
 
     def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
@@ -332,35 +313,6 @@ class FeatureExtractor:
 
 def _length(intervals: voice.Intervals) -> int:
     return int(np.sum(intervals[:, 1] - intervals[:, 0]))
-
-
-def level_gain(
-    samples: npt.NDArray[np.float32],
-    mean: np.float32,
-    mean_square: float,
-    level_dbfs: float | None,
-    mode: str = "set",
-) -> np.float32:
-    """Gain that sets the root mean square of the voice to `level_dbfs`, with no sample less the mean beyond +-1.
-
-    Args:
-        samples: `[n]` of the whole utterance.
-        mean: taken off each sample.
-        mean_square: of the voice, less the mean.
-        level_dbfs: None sets no level: the gain is 1.
-        mode: 'set'; or 'raise', where it is never less than 1.
-    """
-    if level_dbfs is None:
-        return np.float32(1)
-    return _gain(max(float(samples.max() - mean), float(mean - samples.min())), mean_square, level_dbfs, mode)
-
-
-def _gain(peak: float, mean_square: float, level_dbfs: float, mode: str) -> np.float32:
-    """`level_gain` by the largest distance of a sample from the mean."""
-    if mean_square == 0:
-        return np.float32(1)
-    gain = min(10 ** (level_dbfs / 20) / math.sqrt(mean_square), 1 / peak)
-    return np.float32(max(gain, 1.0) if mode == "raise" else gain)
 
 
 def to_pcm16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:

@@ -231,7 +231,7 @@ def test_a_sound_that_is_missing_ends_the_job_by_name(tmp_path: Path, capsys: py
     assert code == 1 and "noise2.wav" in err and "Traceback" not in err
 
 
-# Wherever it runs: on Flink in test_flink.py, on other CPUs in test_copies.py.
+# Wherever it runs: on Flink in test_flink.py, on other CPUs in test_cpus.py.
 
 
 @pytest.fixture

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import cpus
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -241,40 +238,3 @@ def test_voice_intervals_are_those_of_the_clean_utterance(folder: Path) -> None:
     clean = FeatureExtractor(PRESETS["ge2e"]).extract(speech)
     assert clean.voiced.length == int(np.sum(np.diff(clean.voiced.intervals, axis=1)))
     assert voice.join(speech, clean.voiced.intervals.tolist()).shape == (clean.voiced.length,)
-
-
-# Prints a digest of each copy, and of speech at another speed. Not of MP3, whose encoder takes what a CPU has.
-DIGESTS = """
-import hashlib
-import numpy as np
-from ge2e_transforms import mixing
-from ge2e_transforms.augmentation import Augmentation
-from ge2e_transforms.config import PRESETS
-from ge2e_transforms.copies import Copies
-from ge2e_transforms.extractor import Voiced
-from ge2e_transforms.sounds import Sounds
-from ge2e_transforms.utterance import Utterance
-
-def load(source, config, channel, name):
-    bits = np.random.Generator(np.random.PCG64(int(name[1:]))).integers(-6000, 6000, 9000 + 2000 * int(name[1:]))
-    return (bits / 32768 * np.linspace(1, 0.1, len(bits)) ** 3).astype(np.float32)
-
-recipe = PRESETS["ge2e"]
-rows = [Utterance(f"s{n}", f"s{n}", "n", f"s{n}", "n") for n in range(5)]
-config = {**{kind: {"manifest": "m"} for kind in ("noise", "babble", "room")}, "codec": {"codecs": "telephone"}}
-sounds = Sounds({"noise": rows, "babble": rows, "room": rows}, recipe.audio, str, 1 << 28)
-speech = load("", None, None, "s11")
-voiced = Voiced(np.array([[512, 20480], [21504, len(speech)]]), 0, 29000)
-found = Copies(Augmentation.from_dict(config), sounds, recipe).made("u", speech, voiced, load)
-for samples in [*(copy.samples for copy in found), mixing.at_speed(speech, 16000, 0.9)]:
-    print(len(samples), hashlib.sha256(samples.tobytes()).hexdigest())
-"""
-
-
-def test_copies_do_not_depend_on_the_cpu() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", DIGESTS], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
-    )
-    expected = result.stdout.splitlines()
-    assert len(expected) == 5
-    assert cpus.lines_of(DIGESTS) == [expected] * len(cpus.settings())
