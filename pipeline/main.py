@@ -29,7 +29,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, PipelineS
 from ge2e_transforms.errors import CommitError, ConfigError, DiskError, Ge2eError, StorageError
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.stores import StoreError
-from pipeline import dataflow, flags, graph, hygiene, interrupt, local, options, progress, storage, verdict
+from pipeline import dataflow, flags, graph, hygiene, interrupt, local, options, progress, sound_lists, storage, verdict
 from pipeline.options import JobConfig
 from pipeline.read import expand_manifests, read_key
 
@@ -91,6 +91,7 @@ def run_job(job: JobConfig, beam_options: PipelineOptions, *, quiet: bool = Fals
         dataflow.named_errors(beam_options),
         progress.shown(job, quiet=quiet or bool(template)),
         hygiene.one_thread(),
+        sound_lists.let_go(),
     ):
         result = local.again_if_a_worker_dies(lambda: _submitted(job, beam_options, log, wait=not template))
     metadata = {} if template else json.loads(storage.read_bytes(storage.join(job.output, METADATA_FILE)))

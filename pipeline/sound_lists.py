@@ -6,6 +6,8 @@ import functools
 import hashlib
 import io
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ge2e_transforms.augmentation import Added, Augmentation, Rooms
 from ge2e_transforms.copies import Copies
@@ -76,6 +78,15 @@ def sounds_of(job: JobConfig, augmented: Augmented) -> Sounds:
     """The recordings that copies are drawn from; errors as of `copies_of`."""
     with _one_at_a_time:
         return _sounds(job, augmented)
+
+
+@contextmanager
+def let_go() -> Iterator[None]:
+    """What this process kept of sounds for a job is let go when the block ends."""
+    try:
+        yield
+    finally:
+        _sounds.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)

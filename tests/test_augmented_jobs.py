@@ -25,6 +25,7 @@ from ge2e_transforms.errors import DatasetError, NoiseError
 from ge2e_transforms.planning import PlanConfig
 from ge2e_transforms.trials import read_trials, verification_trials
 from ge2e_transforms.verify import verify
+from pipeline import sound_lists
 from pipeline.augment_file import read_augmentation
 from pipeline.commit import commit
 from pipeline.erase import erase
@@ -229,6 +230,13 @@ def test_a_sound_that_is_missing_ends_the_job_by_name(tmp_path: Path, capsys: py
         capsys, "run", "--manifest", manifest, "--output", tmp_path / "out", "--augment", path, "--direct_num_workers=1"
     )
     assert code == 1 and "noise2.wav" in err and "Traceback" not in err
+
+
+def test_sounds_are_let_go_with_the_job(made: Path, tmp_path: Path) -> None:
+    augment = ("--augment", str(made / "sounds" / "augment.yaml"), "--segments", "windows")
+    jobs.run_here(made / "corpus" / "manifest.csv", tmp_path, *augment)
+    assert Dataset.open(tmp_path).metadata["counts"]["copies"] > 0
+    assert sound_lists._sounds.cache_info().currsize == 0
 
 
 # Wherever it runs: on Flink in test_flink.py, on other CPUs in test_cpus.py.
