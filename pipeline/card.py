@@ -8,7 +8,12 @@ from typing import Any
 
 from ge2e_transforms.data_card import MAX_BYTES, data_card, is_ours
 from ge2e_transforms.schema import CARD_FILE
+from ge2e_transforms.stores import StoreError
 from pipeline import storage
+
+# Of two jobs at once each may find the other's card where it has just put its own. Which of them stands is settled with
+# metadata.json, so it is no reason to fail.
+_ATTEMPTS = 5
 
 
 def write_card(output: str, metadata: Mapping[str, Any]) -> None:
@@ -23,7 +28,13 @@ def write_card(output: str, metadata: Mapping[str, Any]) -> None:
             "%s was not written by this program, so it stays as it is, and the dataset gets no data card", path
         )
         return
-    storage.write_bytes(path, data_card(metadata))
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            storage.write_bytes(path, data_card(metadata))
+            return
+        except StoreError as error:
+            if error.final or not left:
+                raise
 
 
 def has_own_card(output: str) -> bool:

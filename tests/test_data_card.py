@@ -22,8 +22,9 @@ from ge2e_transforms.digest import digest
 from ge2e_transforms.errors import CommitError
 from ge2e_transforms.licences import identifier_of, licence_of
 from ge2e_transforms.planning import PlanConfig
+from ge2e_transforms.stores import StoreError
 from ge2e_transforms.verify import verify
-from pipeline import assembly
+from pipeline import assembly, card
 from pipeline.card import write_card
 from pipeline.clean import clean
 from pipeline.commit import commit
@@ -264,3 +265,24 @@ def test_pseudonyms_name_no_list_and_no_sound(tmp_path: Path) -> None:
         if path.is_file():
             content = path.read_bytes()
             assert b"noise0.wav" not in content and b"spk0" not in content and b"utt0" not in content, path
+
+
+def test_a_card_that_another_job_wrote_over_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Path
+) -> None:
+    """A job failed whose card another one replaced before its size was compared."""
+    metadata, tries = metadata_of(made), []
+
+    def replaced(path: str, content: bytes) -> None:
+        tries.append(path)
+        if len(tries) < 3:
+            raise StoreError(f"{path} was not written: 3726 bytes sent, 3762 there", final=False)
+
+    monkeypatch.setattr(card.storage, "write_bytes", replaced)
+    write_card(str(tmp_path), metadata)
+    assert tries == [str(tmp_path / "README.md")] * 3
+    tries.clear()
+    monkeypatch.setattr(card, "_ATTEMPTS", 2)
+    with pytest.raises(StoreError, match="3762 there"):
+        write_card(str(tmp_path), metadata)
+    assert len(tries) == 2
