@@ -24,7 +24,7 @@ from ge2e_transforms.errors import (
 )
 from ge2e_transforms.extractor import Voiced
 from ge2e_transforms.mixing import Samples
-from ge2e_transforms.rng import Bits, below, derive
+from ge2e_transforms.rng import Bits, below, derive, fraction
 from ge2e_transforms.sounds import Sounds
 
 # Streams of random bits of a copy's key. A change of their order changes every copy.
@@ -99,7 +99,7 @@ class Copies:
     ) -> tuple[Samples, float]:
         (samples, power), config = speech, getattr(self.config, kind)
         low, high = config.snr_db
-        snr_db = low + (high - low) * _uniform(derive(key, _SNR))
+        snr_db = low + (high - low) * float(fraction(derive(key, _SNR))[0])
         for attempt in range(_ATTEMPTS):
             noise = self._noise(kind, derive(key, _SOUND, attempt), len(samples), load)
             if noise is None:
@@ -157,7 +157,7 @@ class Copies:
         codec = codecs[int(below(derive(key, _CODEC), len(codecs))[0])]
         if codec == CODECS[0]:
             low, high = _MP3_LEVELS
-            return mixing.through_mp3(samples, rate, low + (high - low) * _uniform(derive(key, _LEVEL)))
+            return mixing.through_mp3(samples, rate, low + (high - low) * float(fraction(derive(key, _LEVEL))[0]))
         return mixing.through_telephone(samples, rate)
 
     def _powers(self, samples: Samples, voiced: Voiced) -> tuple[float, float]:
@@ -189,8 +189,3 @@ class Copies:
 def _key(seed: int, utterance: str, copy: Copy) -> Bits:
     text = f"{seed}{MARK}{utterance}{MARK}{copy.name}"
     return derive(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"), 0)
-
-
-def _uniform(bits: Bits) -> float:
-    """A number in [0, 1) of 53 random bits."""
-    return int(bits[0] >> np.uint64(11)) * 2.0**-53

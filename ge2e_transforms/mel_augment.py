@@ -18,7 +18,7 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.noise_crops import NoiseCrops
 from ge2e_transforms.reading import Values
-from ge2e_transforms.rng import Bits, derive
+from ge2e_transforms.rng import Bits, derive, fraction
 
 # Streams of random bits of a crop's key. A change of their order changes every draw.
 _CHANCE, _NOISE, _SNR, _GAIN, _TILT, _EQUALIZER = range(6)
@@ -84,7 +84,7 @@ class MelAugment:
 
     def noisy(self, bits: Bits) -> npt.NDArray[np.int64]:
         """Numbers of the crops that get noise, rising; `bits` is uint64 `[n]`, one key a crop."""
-        return np.flatnonzero(_fraction(derive(bits, _CHANCE)) < self.noise_share)
+        return np.flatnonzero(fraction(derive(bits, _CHANCE)) < self.noise_share)
 
     def snr(self, bits: Bits) -> npt.NDArray[np.float32]:
         """Of each crop, in decibels, float32 `[n]`."""
@@ -153,11 +153,6 @@ def _is_number(value: object) -> bool:
     return known and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _fraction(bits: Bits) -> npt.NDArray[np.float64]:
-    """Uniform in [0, 1), of the upper 53 bits."""
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
 def _between(limits: tuple[float, float], bits: Bits) -> npt.NDArray[np.float64]:
     low, high = limits
-    return low + (high - low) * _fraction(bits)
+    return low + (high - low) * fraction(bits)

@@ -50,6 +50,11 @@ def below(bits: Bits, bound: int | npt.NDArray[np.integer]) -> npt.NDArray[np.in
     return (product >> np.uint64(32)).astype(np.int64)
 
 
+def fraction(bits: Bits) -> npt.NDArray[np.float64]:
+    """Uniform numbers in [0, 1), float64, of the upper 53 bits: as many as it holds."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def _mix(bits: Bits) -> Bits:
     """A bijection of 64 bits in which every input bit reaches every output bit. Works in place."""
     bits ^= bits >> np.uint64(30)

@@ -133,6 +133,7 @@ class ShardWriter:
         self._open_audio = open_audio
         self._load = load or audio.load
         self._copies = copies
+        self._keys = {**schema.REPEATED, **(schema.REPEATED_OF_COPIES if copies else {})}
         self._schema = schema.index_schema(extractor.recipe.n_bins, augmented=copies is not None)
         self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._sums, self._frames = ShardSums(), FrameSums()
@@ -243,8 +244,8 @@ class ShardWriter:
         self, spoken: _Spoken, copied: _Copied, segment: Segment, extraction: Extraction, stream: BinaryIO
     ) -> None:
         repeated = self._repeated(spoken, copied, segment)
-        keys = {**schema.REPEATED, **(schema.REPEATED_OF_COPIES if self._copies else {})}
-        framed, payload = records.encode_record(segment.values, {key: repeated[name] for name, key in keys.items()})
+        fields = {key: repeated[name] for name, key in self._keys.items()}
+        framed, payload = records.encode_record(segment.values, fields)
         stream.write(framed)
         self._digest.update(framed)
         mean, deviation = self._frames.add(segment.values)

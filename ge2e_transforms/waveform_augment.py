@@ -20,7 +20,7 @@ from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.noise_crops import NoiseCrops
 from ge2e_transforms.reading import CropReader, ReadingOptions
-from ge2e_transforms.rng import Bits, below, derive
+from ge2e_transforms.rng import Bits, below, derive, fraction
 from ge2e_transforms.schema import TRAIN_SPLIT
 from ge2e_transforms.waveform_transform import Waveforms
 
@@ -115,7 +115,7 @@ class AugmentedWaveforms:
     def _mix(self, crops_of: NoiseCrops, waveforms: Waveforms, crops: npt.NDArray[np.int64], keys: Bits) -> None:
         noise = crops_of.draw(derive(keys, _NOISE), waveforms.shape[1]).reshape(len(crops), -1)
         low, high = self._options.snr_db
-        snr_db = low + (high - low) * _uniform(keys, _SNR)
+        snr_db = low + (high - low) * fraction(derive(keys, _SNR))
         ratio = _over(_powers(waveforms)[crops], _powers(noise))
         gains = np.sqrt(ratio * 10 ** (-snr_db / 10)).astype(np.float32)
         _add(waveforms, crops, noise, gains)
@@ -183,12 +183,7 @@ def _convolved(waveforms: Waveforms, responses: Waveforms, length: int) -> Wavef
 
 
 def _chosen(keys: Bits, stream: int, share: float) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(_uniform(keys, stream) < share)
-
-
-def _uniform(keys: Bits, stream: int) -> npt.NDArray[np.float64]:
-    """In [0, 1), one a key."""
-    return np.asarray((derive(keys, stream) >> np.uint64(11)) * 2.0**-53)
+    return np.flatnonzero(fraction(derive(keys, stream)) < share)
 
 
 def _powers(waveforms: Waveforms) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from ge2e_transforms import erasing, schema
-from ge2e_transforms.augmentation import MARK, reserved, sped
+from ge2e_transforms.augmentation import MARK, Augmentation, reserved
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.errors import DatasetError, LedgerRow
 from ge2e_transforms.identity import Tombstones, erased_row, nameless, unread
@@ -93,13 +93,15 @@ def _at_other_speeds(stood: Mapping[str, Any], gone: Collection[str]) -> set[str
     Raises:
         DatasetError: one of the speakers is such a one.
     """
-    speeds = stood["augmentation"]["config"]["speed"] if "augmentation" in stood else []
-    if made := [name for name in sorted(gone) if speeds and reserved(name)]:
+    config = Augmentation.of(stood)
+    if config is None or not config.speed:
+        return set()
+    if made := [name for name in sorted(gone) if reserved(name)]:
         raise DatasetError(
             f"{made[0]!r} is speaker {made[0].rpartition(MARK)[0]!r} at another speed: erase that one, and it goes "
             "too. Nothing was erased"
         )
-    return {sped(name, factor) for name in gone for factor in speeds}
+    return {name for own in gone for name in config.at_speeds(own)}
 
 
 # An utterance that was written is not told by its row in a manifest: the index does not know it.

@@ -112,8 +112,8 @@ def examine(job: JobConfig) -> Report:
     codecs = _codecs(checks)
     recipe = checks.value("recipe", lambda: _recipe_digest(job), "")
     recording = checks.value("recording", lambda: _recording(job), ("", "")) if job.manifests else ("", "")
-    if job.augmentation:
-        checks.value("sounds", lambda: _sounds(job, job.augmentation), None)
+    if config := job.augmentation:
+        checks.value("sounds", lambda: _sounds(job, config), None)
     if job.output:
         checks.value("output", lambda: _write_read_remove(job.output), None)
     temp = checks.value("temp", tempfile.gettempdir, "")
@@ -203,13 +203,13 @@ def _recording(job: JobConfig) -> tuple[str, str]:
     return f"{found.location}, {found.seconds:.2f} s", found.digest
 
 
-def _sounds(job: JobConfig, config: Augmentation | None) -> None:
+def _sounds(job: JobConfig, config: Augmentation) -> None:
     """Reads the lists of noise and rooms, and decodes the first recording of each."""
     from ge2e_transforms import audio
     from ge2e_transforms.sounds import Sounds
     from pipeline.sound_lists import sound_lists
 
-    for entry, rows in sound_lists(job, config).items() if config else ():
+    for entry, rows in sound_lists(job, config).items():
         sounds = Sounds({entry.kind: rows}, job.recipe.audio, recordings.encoded, 0)
         if entry.kind == "room":
             sounds.room(0, audio.load)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ge2e_transforms.rng import below, derive, random_bits
+from ge2e_transforms.rng import below, derive, fraction, random_bits
 
 
 def test_stream_has_the_published_values_of_splitmix64():
@@ -71,3 +71,8 @@ def test_every_bit_is_fair_even_for_ids_far_apart():
         bits = derive(1, 2, ids)
         ones = ((bits[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)).sum(axis=0)
         assert np.all(np.abs(ones.astype(np.int64) - 10_000) < 5 * 71)  # standard deviation 71
+
+
+def test_fractions_are_the_upper_53_bits() -> None:
+    bits = np.array([0, 1 << 11, 1 << 63, (1 << 64) - 1], dtype=np.uint64)
+    assert fraction(bits).tolist() == [0.0, 2.0**-53, 0.5, 1 - 2.0**-53]

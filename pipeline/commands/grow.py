@@ -80,7 +80,7 @@ def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, An
         speakers_per_batch=present["speakers_per_batch"],
         utterances_per_speaker=present["utterances_per_speaker"],
         kind=kind,
-        augmentation=Augmentation.from_dict(present["augmentation"]["config"]) if "augmentation" in present else None,
+        augmentation=Augmentation.of(present),
         isolate_decoder=args.isolate_decoder,
         pseudonym_key=key,
         allow_outside=args.allow_outside,
