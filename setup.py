@@ -28,6 +28,8 @@ AV = ["av>=12"]
 REPORT = ["jinja2>=3.1", "matplotlib>=3.8"]
 # What `ge2e listen` looks for phases with.
 LISTEN = ["librosa>=0.11,<0.12"]
+# What examples/train_ge2e trains, evaluates and draws with.
+TRAIN = [*TENSORFLOW, "matplotlib>=3.8", "scikit-learn>=1.5", "tensorboard>=2.20"]
 DEMO = ["espeakng-loader>=0.2.4", *REPORT]
 # What `./run_local.sh docs` builds the pages with; the API page imports the pipeline, so it goes with BEAM.
 DOCS = ["furo>=2025.7", "myst-parser>=4", "sphinx>=8.1"]
@@ -97,9 +99,10 @@ setup(
         "av": AV,
         "report": REPORT,
         "listen": LISTEN,
+        "train": TRAIN,
         "demo": DEMO,
         "docs": DOCS + BEAM,
-        "dev": DEV + DEMO + AV + GCP + S3,
+        "dev": DEV + DEMO + AV + GCP + S3 + TRAIN,
     },
     entry_points={"console_scripts": ["ge2e = pipeline.__main__:main"]},
 )

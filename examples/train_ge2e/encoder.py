@@ -1,0 +1,193 @@
+"""The speaker encoder: log-mel frames to one embedding, with all that is needed to use it again.
+
+Features are float32 `[frames, bands]`, as `FeatureExtractor` and the loader's `layout='time_mel'` give them, and not
+normalised: that is the network's first layer. It must not know how the network is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from ge2e_transforms import FeatureExtractor, Recipe
+
+Values = npt.NDArray[np.float32]
+
+NORMALIZATIONS = ("none", "dataset", "crop")
+NETWORK_FILE, ABOUT_FILE = "encoder.keras", "encoder.json"
+# Windows that are embedded at once, so that a long recording takes no more memory than a batch.
+_TOGETHER = 64
+# Deviations below this part of the mean are rounding: the same bound as the loader's.
+_CONSTANT = 1e-6
+
+
+class EncoderError(ValueError):
+    """An encoder cannot be used as asked: no such file, or of another recipe."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What an encoder must say of itself; `encoder.json` beside the network, and inside of what is exported.
+
+    Attributes:
+        fingerprint: of the recipe of the features it was trained on, sha256.
+        recipe: these features, as `Recipe.to_dict()`.
+        normalize: 'none', 'dataset' or 'crop'; the numbers are in the network.
+        crop_frames: rows of the windows it was trained on.
+        embedding: size of an embedding.
+        threshold: cosine from which on two utterances are of one speaker; None before it was evaluated.
+        trained: what it was trained on and how, for the reader.
+    """
+
+    fingerprint: str
+    recipe: dict[str, Any]
+    normalize: str
+    crop_frames: int
+    embedding: int
+    threshold: float | None
+    trained: dict[str, Any]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> About:
+        """Raises `EncoderError` for what is no such text."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise EncoderError(f"{where} does not describe an encoder: {error}. Train or export it again") from error
+
+    def extractor(self) -> FeatureExtractor:
+        """What turns speech into the features that the encoder knows.
+
+        Raises:
+            EncoderError: the installed version computes this recipe in another way.
+        """
+        recipe = Recipe.from_dict(self.recipe)
+        self.check(recipe.fingerprint(), "the features of this version of ge2e-features")
+        return FeatureExtractor(recipe)
+
+    def check(self, fingerprint: str, what: str) -> None:
+        """Refuses features of another recipe: an encoder gives numbers for them, too, which mean nothing."""
+        if fingerprint != self.fingerprint:
+            raise EncoderError(
+                f"{what} cannot be used with this encoder: expected the recipe {self.fingerprint[:12]} that it was "
+                f"trained on, got {fingerprint[:12]}. Make the features with its recipe (the key 'recipe' of "
+                f"{ABOUT_FILE}), or train an encoder on these"
+            )
+
+
+@keras.saving.register_keras_serializable("train_ge2e")
+class Normalize(keras.layers.Layer):
+    """(features - mean) / deviation of each band, of float32 `[batch, frames, bands]`.
+
+    The same numbers as the loader's `normalize` option of this name.
+
+    Args:
+        how: 'none'; 'dataset': `mean` and `deviation` as given; 'crop': those of the window itself.
+        mean, deviation: one number a band, for 'dataset'.
+    """
+
+    def __init__(
+        self, how: str, mean: tuple[float, ...] = (), deviation: tuple[float, ...] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if how not in NORMALIZATIONS:
+            raise ValueError(f"normalize={how!r} cannot be used: expected one of {NORMALIZATIONS}")
+        self.how, self.mean, self.deviation = how, tuple(mean), tuple(deviation)
+
+    def call(self, features: Any) -> Any:
+        if self.how == "none":
+            return features
+        if self.how == "dataset":
+            mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
+        else:
+            mean, deviation = ops.mean(features, 1, keepdims=True), ops.std(features, 1, keepdims=True)
+        varies = deviation > _CONSTANT * ops.abs(mean)
+        return ops.where(varies, (features - mean) / ops.where(varies, deviation, 1.0), 0.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "how": self.how, "mean": self.mean, "deviation": self.deviation}
+
+
+def build_network(normalize: Normalize, bands: int, layers: int = 2, units: int = 128, embedding: int = 64) -> Any:
+    """A network from features `[batch, frames, bands]` to embeddings `[batch, embedding]` of length 1.
+
+    LSTM layers and a projection, as Wan et al. 2018 have them, smaller; but the projection takes the mean of the last
+    layer over all frames instead of its last frame (docs/decisions.md says what that is worth).
+    """
+    features = keras.Input((None, bands), name="features")
+    hidden = normalize(features)
+    for number in range(layers):
+        hidden = keras.layers.LSTM(units, return_sequences=True, name=f"lstm_{number + 1}")(hidden)
+    pooled = keras.layers.GlobalAveragePooling1D(name="mean_over_frames")(hidden)
+    projected = keras.layers.Dense(embedding, name="projection")(pooled)
+    return keras.Model(features, keras.layers.UnitNormalization(name="embedding")(projected), name="speaker_encoder")
+
+
+class Encoder:
+    """A network with what it says of itself.
+
+    Args:
+        network: from `[batch, frames, bands]` to `[batch, embedding]`.
+        about: what it was trained on.
+    """
+
+    def __init__(self, network: Any, about: About) -> None:
+        self.network, self.about = network, about
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Encoder:
+        """Raises `EncoderError` where the folder holds no encoder, or one that is damaged."""
+        folder = Path(folder)
+        missing = [f"no {name}" for name in (NETWORK_FILE, ABOUT_FILE) if not (folder / name).is_file()]
+        if missing:
+            raise EncoderError(
+                f"{folder} holds no encoder: expected {NETWORK_FILE} and {ABOUT_FILE}, got {' and '.join(missing)}. "
+                "Give the --output folder of a training run that has ended"
+            )
+        about = About.from_json((folder / ABOUT_FILE).read_bytes(), str(folder / ABOUT_FILE))
+        return cls(keras.saving.load_model(folder / NETWORK_FILE, compile=False), about)
+
+    def save(self, folder: str | Path) -> None:
+        """The network, and then what says that it is there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save(folder / NETWORK_FILE)
+        (folder / ABOUT_FILE).write_text(self.about.to_json() + "\n", encoding="utf-8")
+
+    def with_threshold(self, threshold: float) -> Encoder:
+        return Encoder(self.network, replace(self.about, threshold=threshold))
+
+    def embed(self, features: Values) -> Values:
+        """The embedding `[embedding]`, of length 1, of an utterance `[frames, bands]`.
+
+        The mean of those of its windows, each of length 1, as Wan et al. 2018 have it (section 3.3 and figure 5).
+        """
+        cut = windows(features, self.about.crop_frames)
+        parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
+        mean: Values = np.concatenate([np.asarray(self.network(part)) for part in parts]).mean(axis=0, dtype=np.float32)
+        mean /= max(float(np.linalg.norm(mean)), 1e-12)
+        return mean
+
+
+def windows(features: Values, frames: int) -> Values:
+    """Windows `[n, frames, bands]` over a whole utterance `[rows, bands]`.
+
+    They lie evenly from its start to its end and overlap by half or somewhat more. One that is too short is repeated
+    from its start, as the loader fills up short utterances.
+    """
+    rows = len(features)
+    if rows < frames:
+        return np.resize(features, (1, frames, features.shape[1])).astype(np.float32)
+    count = 1 if rows == frames else 1 + max(1, -(-2 * (rows - frames) // frames))
+    starts = np.linspace(0, rows - frames, count).astype(np.int64)
+    return np.stack([features[start : start + frames] for start in starts]).astype(np.float32, copy=False)
