@@ -132,6 +132,7 @@ def _about(recipe: Recipe, speakers_per_batch: int, utterances_per_speaker: int)
     return {
         "format": schema.FORMAT,
         "format_version": schema.FORMAT_VERSION,
+        "fingerprint": recipe.fingerprint(),
         "feature_shape": recipe.feature_shape,
         "features": recipe.feature.features,
         "segments": recipe.segment.segments,
