@@ -110,6 +110,7 @@ def _add_train(commands: Any) -> None:
     add("--layers", type=int, default=2, help="of LSTM (%(default)s)")
     add("--units", type=int, default=128, help="of a layer (%(default)s)")
     add("--embedding", type=int, default=64, help="size of an embedding (%(default)s)")
+    add("--pooling", choices=("mean", "last"), default="mean", help="of frames: their mean, or the last (%(default)s)")
     range_of = {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
     add("--equalizer-db", **range_of, default=(-6.0, 6.0), help="drawn for each crop (-6 6); 0 0 for none")
     add("--gain-db", **range_of, default=(-20.0, 0.0), help="drawn for each crop (-20 0); 0 0 for none")

@@ -21,6 +21,7 @@ from ge2e_transforms import FeatureExtractor, Recipe
 Values = npt.NDArray[np.float32]
 
 NORMALIZATIONS = ("none", "dataset", "crop")
+POOLINGS = ("mean", "last")
 NETWORK_FILE, ABOUT_FILE = "encoder.keras", "encoder.json"
 # Windows that are embedded at once, so that a long recording takes no more memory than a batch.
 _TOGETHER = 64
@@ -118,18 +119,22 @@ class Normalize(keras.layers.Layer):
         return {**super().get_config(), "how": self.how, "mean": self.mean, "deviation": self.deviation}
 
 
-def build_network(normalize: Normalize, bands: int, layers: int = 2, units: int = 128, embedding: int = 64) -> Any:
+def build_network(
+    normalize: Normalize, bands: int, layers: int = 2, units: int = 128, embedding: int = 64, pooling: str = "mean"
+) -> Any:
     """A network from features `[batch, frames, bands]` to embeddings `[batch, embedding]` of length 1.
 
-    LSTM layers and a projection, as Wan et al. 2018 have them, smaller; but the projection takes the mean of the last
-    layer over all frames instead of its last frame (docs/decisions.md says what that is worth).
+    LSTM layers and a projection, as Wan et al. 2018 have them, smaller. The projection takes the last layer's mean over
+    all frames, or its last frame, as in the paper (`pooling='last'`).
     """
     features = keras.Input((None, bands), name="features")
     hidden = normalize(features)
-    for number in range(layers):
-        hidden = keras.layers.LSTM(units, return_sequences=True, name=f"lstm_{number + 1}")(hidden)
-    pooled = keras.layers.GlobalAveragePooling1D(name="mean_over_frames")(hidden)
-    projected = keras.layers.Dense(embedding, name="projection")(pooled)
+    for number in range(1, layers + 1):
+        all_frames = number < layers or pooling == "mean"
+        hidden = keras.layers.LSTM(units, return_sequences=all_frames, name=f"lstm_{number}")(hidden)
+    if pooling == "mean":
+        hidden = keras.layers.GlobalAveragePooling1D(name="mean_over_frames")(hidden)
+    projected = keras.layers.Dense(embedding, name="projection")(hidden)
     return keras.Model(features, keras.layers.UnitNormalization(name="embedding")(projected), name="speaker_encoder")
 
 
@@ -143,6 +148,8 @@ class Encoder:
 
     def __init__(self, network: Any, about: About) -> None:
         self.network, self.about = network, about
+        # Keras compiles it there; called as it is, an LSTM takes many times as long.
+        self._call = getattr(network, "predict_on_batch", network)
 
     @classmethod
     def load(cls, folder: str | Path) -> Encoder:
@@ -174,7 +181,7 @@ class Encoder:
         """
         cut = windows(features, self.about.crop_frames)
         parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
-        mean: Values = np.concatenate([np.asarray(self.network(part)) for part in parts]).mean(axis=0, dtype=np.float32)
+        mean: Values = np.concatenate([np.asarray(self._call(part)) for part in parts]).mean(axis=0, dtype=np.float32)
         mean /= max(float(np.linalg.norm(mean)), 1e-12)
         return mean
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from encoder import ABOUT_FILE, NORMALIZATIONS, About, Encoder, EncoderError, Normalize, build_network
+from encoder import ABOUT_FILE, NORMALIZATIONS, POOLINGS, About, Encoder, EncoderError, Normalize, build_network
 from ge2e_loss import FORMS, GE2ELoss
 
 from ge2e_transforms import BatchLoader, MelAugment, __version__
@@ -44,6 +44,7 @@ class Settings:
         normalize: 'none', 'dataset' or 'crop': the first layer of the network.
         layers, units: of LSTM.
         embedding: size of an embedding.
+        pooling: 'mean' over the frames of a crop, or 'last' frame.
         equalizer_db, gain_db: (lowest, highest) in decibels, drawn for each crop (`MelAugment`); (0, 0) for none. They
             keep the encoder from telling speakers apart by their rooms and microphones.
         noise: dataset of noise that is mixed into half of the crops, at 0 to 15 dB; None for none.
@@ -66,6 +67,7 @@ class Settings:
     layers: int = 2
     units: int = 128
     embedding: int = 64
+    pooling: str = "mean"
     equalizer_db: tuple[float, float] = (-6.0, 6.0)
     gain_db: tuple[float, float] = (-20.0, 0.0)
     noise: str | None = None
@@ -81,6 +83,7 @@ class Settings:
         check_number("learning_rate", self.learning_rate, 0, 1, open_low=True)
         check_one_of("loss", self.loss, FORMS)
         check_one_of("normalize", self.normalize, NORMALIZATIONS)
+        check_one_of("pooling", self.pooling, POOLINGS)
 
     def loader(self, dataset: str | Path) -> BatchLoader:
         """Crops `[N*M, frames, bands]` of the dataset, as these settings ask for them."""
@@ -252,7 +255,7 @@ def _network(loader: BatchLoader, settings: Settings) -> Any:
     statistics = metadata["statistics"] if settings.normalize == "dataset" else {"mean": (), "std": ()}
     normalize = Normalize(settings.normalize, statistics["mean"], statistics["std"], name="normalize")
     bands = metadata["feature_shape"][0]
-    return build_network(normalize, bands, settings.layers, settings.units, settings.embedding)
+    return build_network(normalize, bands, settings.layers, settings.units, settings.embedding, settings.pooling)
 
 
 def _about(loader: BatchLoader, settings: Settings) -> About:
