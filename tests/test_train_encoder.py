@@ -39,6 +39,15 @@ def test_it_normalises_as_the_loader_does(tmp_path):
         np.testing.assert_allclose(np.asarray(layer(stored)), expected, atol=2e-5)
 
 
+def test_a_band_on_the_floor_of_its_logarithm_is_normalised_exactly():
+    """log10(power + 1e-6) of next to nothing: float32 has no more than some thousand steps for what it varies by."""
+    draws = np.random.default_rng(0)
+    features = np.log10(draws.exponential(2e-9, (5, 121, 40)) + 1e-6).astype(np.float32)
+    exact = features.astype(np.float64)
+    exact = (exact - exact.mean(axis=1, keepdims=True)) / exact.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(Normalize("crop")(features)), exact, atol=2e-5)
+
+
 def test_embeddings_have_length_1_and_are_the_mean_of_windows(encoder):
     features = np.random.default_rng(1).normal(-3, 1, (57, 40)).astype(np.float32)
     found = encoder.embed(features)

@@ -7,6 +7,7 @@ normalised: that is the network's first layer. It must not know how the network 
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class About:
             raise EncoderError(
                 f"{what} cannot be used with this encoder: expected the recipe {self.fingerprint[:12]} that it was "
                 f"trained on, got {fingerprint[:12]}. Make the features with its recipe (the key 'recipe' of "
-                f"{ABOUT_FILE}), or train an encoder on these"
+                f"{ABOUT_FILE}, and inside of what is exported), or train an encoder on these"
             )
 
 
@@ -109,10 +110,14 @@ class Normalize(keras.layers.Layer):
         if self.how == "none":
             return features
         if self.how == "dataset":
-            mean, deviation = np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
+            first, mean, deviation = 0.0, np.array(self.mean, np.float32), np.array(self.deviation, np.float32)
         else:
+            # Beside the first frame: else rounding of the mean is much of what a band on the floor of its logarithm
+            # varies by, and each program that runs the network rounds in its own order.
+            first = features[:, :1]
+            features = features - first
             mean, deviation = ops.mean(features, 1, keepdims=True), ops.std(features, 1, keepdims=True)
-        varies = deviation > _CONSTANT * ops.abs(mean)
+        varies = deviation > _CONSTANT * ops.abs(first + mean)
         return ops.where(varies, (features - mean) / ops.where(varies, deviation, 1.0), 0.0)
 
     def get_config(self) -> dict[str, Any]:
@@ -142,7 +147,7 @@ class Encoder:
     """A network with what it says of itself.
 
     Args:
-        network: from `[batch, frames, bands]` to `[batch, embedding]`.
+        network: from `[batch, frames, bands]` to `[batch, embedding]`; Keras', or any function.
         about: what it was trained on.
     """
 
@@ -162,7 +167,11 @@ class Encoder:
                 "Give the --output folder of a training run that has ended"
             )
         about = About.from_json((folder / ABOUT_FILE).read_bytes(), str(folder / ABOUT_FILE))
-        return cls(keras.saving.load_model(folder / NETWORK_FILE, compile=False), about)
+        try:
+            network = keras.saving.load_model(folder / NETWORK_FILE, compile=False)
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            raise EncoderError(f"{folder / NETWORK_FILE} cannot be read: {error}. Train the encoder again") from error
+        return cls(network, about)
 
     def save(self, folder: str | Path) -> None:
         """The network, and then what says that it is there."""
@@ -175,7 +184,7 @@ class Encoder:
         return Encoder(self.network, replace(self.about, threshold=threshold))
 
     def embed(self, features: Values) -> Values:
-        """The embedding `[embedding]`, of length 1, of an utterance `[frames, bands]`.
+        """The embedding `[embedding]`, of length 1, of an utterance `[frames, bands]`, or of its windows.
 
         The mean of those of its windows, each of length 1, as Wan et al. 2018 have it (section 3.3 and figure 5).
         """
@@ -190,8 +199,11 @@ def windows(features: Values, frames: int) -> Values:
     """Windows `[n, frames, bands]` over a whole utterance `[rows, bands]`.
 
     They lie evenly from its start to its end and overlap by half or somewhat more. One that is too short is repeated
-    from its start, as the loader fills up short utterances.
+    from its start, as the loader fills up short utterances. Windows `[n, frames, bands]`, as a recipe of
+    `segments=windows` gives them, stay as they are.
     """
+    if features.ndim == 3:
+        return features
     rows = len(features)
     if rows < frames:
         return np.resize(features, (1, frames, features.shape[1])).astype(np.float32)
