@@ -153,7 +153,8 @@ def test_other_commands_name_what_there_is(page: Path) -> None:
     for program, *words in (words for _page, words in COMMANDS if _page == page and words[0] != "ge2e"):
         shown = " ".join([program, *words])
         if program == "python":
-            source = (ROOT / words[0]).read_text()
+            path = ROOT / words[0]
+            source = (path / "__main__.py" if path.is_dir() else path).read_text()
             assert all(word.partition("=")[0] in source for word in words if word.startswith("--")), shown
         elif program == "pip":
             assert words[0] == "install", shown

@@ -33,8 +33,8 @@ def encoder_of(preset: str) -> Encoder:
     keras.utils.set_random_seed(0)
     bands = PRESETS[preset].n_bins
     numbers = (np.linspace(10, 14, bands).tolist(), np.linspace(2, 4, bands).tolist())
-    layers, units = (2, 32) if preset == "ge2e" else (1, 8)
-    network = build_network(Normalize(NORMALIZE[preset], *numbers), bands, layers, units, embedding=8)
+    layers, units, pooling = (2, 32, "mean") if preset == "ge2e" else (1, 8, "last")
+    network = build_network(Normalize(NORMALIZE[preset], *numbers), bands, layers, units, 8, pooling)
     draws = np.random.default_rng(0)
     network.set_weights([weights + draws.normal(0, 0.2, weights.shape) for weights in network.get_weights()])
     return Encoder(network, about_of(preset))

@@ -14,7 +14,22 @@ pytest.importorskip("tensorboard")
 import training
 
 EXAMPLE = Path(training.__file__).parent
-SMALL = ["--steps", "4", "-n", "4", "-m", "2", "--layers", "1", "--units", "8", "--embedding", "8", "--crop-frames", "50"]
+SMALL = [
+    "--steps",
+    "4",
+    "-n",
+    "4",
+    "-m",
+    "2",
+    "--layers",
+    "1",
+    "--units",
+    "8",
+    "--embedding",
+    "8",
+    "--crop-frames",
+    "50",
+]
 
 
 @pytest.fixture(scope="module")

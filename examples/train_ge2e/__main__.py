@@ -138,7 +138,7 @@ def _add_export(commands: Any) -> None:
     add = _command(commands, export, "an encoder as SavedModel and as LiteRT (TFLite) file")
     add("encoder", help="folder of a training run")
     add("--output", required=True, help="folder for saved_model/ and encoder.tflite")
-    add("--quantize", action="store_true", help="weights of the LiteRT file as 8-bit integers")
+    add("--quantize", action="store_true", help="also encoder_int8.tflite, with 8-bit weights")
 
 
 def _add_verify(commands: Any) -> None:

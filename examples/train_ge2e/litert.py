@@ -30,7 +30,7 @@ _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if i
 class FusedLSTM(keras.layers.LSTM):
     """An LSTM layer that the converter makes one operation of; it is known by the name of its function.
 
-    It has what `build_network` uses of a layer: zeros as first state, Keras' activations, and all of its outputs.
+    It has what `build_network` uses of a layer: zeros as first state, Keras' activations, all outputs or the last.
     """
 
     def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False) -> Any:
@@ -39,7 +39,8 @@ class FusedLSTM(keras.layers.LSTM):
         zeros = tf.zeros([tf.shape(sequences)[0], self.units])
         cell = self.cell
         weights = [tf.convert_to_tensor(weight) for weight in (cell.kernel, cell.recurrent_kernel, cell.bias)]
-        return fused(sequences, zeros, zeros, *weights)[1]
+        outputs = fused(sequences, zeros, zeros, *weights)[1]
+        return outputs if self.return_sequences else outputs[:, -1]
 
 
 def _lstm(inputs: Any, hidden: Any, cell: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
