@@ -6,7 +6,9 @@ normalised: that is the network's first layer. It must not know how the network 
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,9 +176,27 @@ class Encoder:
         """
         cut = windows(features, self.about.crop_frames)
         parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
-        mean: Values = np.concatenate([np.asarray(self.network(part)) for part in parts]).mean(axis=0, dtype=np.float32)
-        mean /= max(float(np.linalg.norm(mean)), 1e-12)
-        return mean
+        return _mean_direction(np.concatenate([np.asarray(self.network(part)) for part in parts]))
+
+    def embed_all(self, utterances: Iterable[Values]) -> Iterator[Values]:
+        """What `embed` gives for each of many utterances, some of them in memory at a time.
+
+        Their windows go through the compiled network together, which takes a fraction of the time.
+        """
+        waiting = iter(utterances)
+        while some := [windows(features, self.about.crop_frames) for features in itertools.islice(waiting, _TOGETHER)]:
+            cut = np.concatenate(some)
+            parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
+            embedded = np.concatenate([self.network.predict_on_batch(part) for part in parts])
+            for own in np.split(embedded, np.cumsum([len(own) for own in some])[:-1]):
+                yield _mean_direction(own)
+
+
+def _mean_direction(embeddings: Values) -> Values:
+    """The mean `[embedding]`, scaled to length 1, of `[n, embedding]`."""
+    mean: Values = embeddings.mean(axis=0, dtype=np.float32)
+    mean /= max(float(np.linalg.norm(mean)), 1e-12)
+    return mean
 
 
 def windows(features: Values, frames: int) -> Values:

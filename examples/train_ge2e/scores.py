@@ -248,7 +248,7 @@ def _interval(
     systems: list[Ranked], enrol: npt.ArrayLike, test: npt.ArrayLike, resamples: int, seed: int
 ) -> tuple[Interval | None, str]:
     """Of the EER of one system, or of the first of two minus that of the second."""
-    pairs = _pairs(systems[0].same, enrol, test)
+    pairs = speaker_pairs(systems[0].same, enrol, test)
     if why := _too_few_speakers(systems[0].same, pairs):
         return None, why
     speakers = int(pairs.max()) + 1
@@ -270,8 +270,13 @@ def _resampled(system: Ranked, pairs: Ints, drawn: Floats) -> Floats:
     return np.array([system.eer_of(count[target], count[enrol] * count[test]).rate for count in drawn])
 
 
-def _pairs(same: Bools, enrol: npt.ArrayLike, test: npt.ArrayLike) -> Ints:
-    """Numbers of both speakers of each trial, `[2, n]`, from 0 on."""
+def speaker_pairs(same: Bools, enrol: npt.ArrayLike, test: npt.ArrayLike) -> Ints:
+    """Numbers from 0 on of both speakers of each trial, `[2, n]`.
+
+    Raises:
+        ConfigError: trials that are labelled otherwise than their speakers say, or of one kind only.
+    """
+    _check_kinds(same)
     given = [np.asarray(enrol), np.asarray(test)]
     if any(names.shape != same.shape for names in given):
         raise ConfigError(
@@ -320,12 +325,16 @@ def _checked(scores: npt.ArrayLike, same: npt.ArrayLike) -> tuple[Floats, Bools]
         )
     if bad := int(np.sum(~np.isfinite(values))):
         raise ConfigError(f"{bad} of {len(values)} scores are no finite numbers: did the training diverge?")
-    if not (targets.any() and not targets.all()):
+    _check_kinds(targets)
+    return values, targets
+
+
+def _check_kinds(same: Bools) -> None:
+    if not (same.any() and not same.all()):
         raise ConfigError(
-            f"error rates need target and non-target trials: got {int(targets.sum())} target trials of {len(targets)}. "
+            f"error rates need target and non-target trials: got {int(same.sum())} target trials of {len(same)}. "
             "Non-target trials need two speakers, target trials two utterances of one"
         )
-    return values, targets
 
 
 def _described(array: npt.NDArray[Any]) -> str:
