@@ -174,14 +174,13 @@ class Encoder:
 
         The mean of those of its windows, each of length 1, as Wan et al. 2018 have it (section 3.3 and figure 5).
         """
-        cut = windows(features, self.about.crop_frames)
-        parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
-        return _mean_direction(np.concatenate([np.asarray(self.network(part)) for part in parts]))
+        return next(self.embed_all([features]))
 
     def embed_all(self, utterances: Iterable[Values]) -> Iterator[Values]:
         """What `embed` gives for each of many utterances, some of them in memory at a time.
 
-        Their windows go through the compiled network together, which takes a fraction of the time.
+        Their windows go through the network together, and it is compiled: as it is, its recurrent layers go step by
+        step in Python.
         """
         waiting = iter(utterances)
         while some := [windows(features, self.about.crop_frames) for features in itertools.islice(waiting, _TOGETHER)]:
@@ -189,14 +188,9 @@ class Encoder:
             parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
             embedded = np.concatenate([self.network.predict_on_batch(part) for part in parts])
             for own in np.split(embedded, np.cumsum([len(own) for own in some])[:-1]):
-                yield _mean_direction(own)
-
-
-def _mean_direction(embeddings: Values) -> Values:
-    """The mean `[embedding]`, scaled to length 1, of `[n, embedding]`."""
-    mean: Values = embeddings.mean(axis=0, dtype=np.float32)
-    mean /= max(float(np.linalg.norm(mean)), 1e-12)
-    return mean
+                mean: Values = own.mean(axis=0, dtype=np.float32)
+                mean /= max(float(np.linalg.norm(mean)), 1e-12)
+                yield mean
 
 
 def windows(features: Values, frames: int) -> Values:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +173,7 @@ def evaluate_trials(
     folder = _made(output)
     embeddings = embed(encoder, loader, trials)
     scored = cosines(embeddings, trials)
-    results = _measure(scored, trials, pairs, source, dataset, p_target, seed)
+    results = measure(scored, trials.same, pairs, len(trials.utterances), source, dataset, p_target, seed)
     _write_scores(folder / SCORES_FILE, scored, trials)
     eer = EqualErrorRate(results.eer, results.threshold)
     draw_det(folder / DET_FILE, error_rates(scored, trials.same), eer, results.targets, results.non_targets)
@@ -222,20 +223,22 @@ def write_threshold(encoder_folder: str | Path, threshold: float) -> None:
     _replace(path, replace(about, threshold=threshold).to_json() + "\n")
 
 
-def _measure(
-    scored: Values,
-    trials: Trials,
+def measure(
+    scored: npt.NDArray[Any],
+    same: npt.NDArray[np.bool_],
     pairs: npt.NDArray[np.int64],
-    source: str,
-    dataset: str,
-    p_target: float,
-    seed: int,
+    utterances: int,
+    source: str = "as given",
+    dataset: str = "",
+    p_target: float = P_TARGET,
+    seed: int = 0,
 ) -> Results:
-    targets, non_targets = int(trials.same.sum()), int((~trials.same).sum())
-    eer = equal_error_rate(scored, trials.same)
-    interval, no_interval = eer_interval(scored, trials.same, pairs[0], pairs[1], seed=seed)
+    """What scores `[n]` are worth, of trials `[n]` between the speakers `pairs` `[2, n]`; else as `evaluate_trials`."""
+    targets, non_targets = int(same.sum()), int((~same).sum())
+    eer = equal_error_rate(scored, same)
+    interval, no_interval = eer_interval(scored, same, pairs[0], pairs[1], seed=seed)
     no_cost = supports_dcf(targets, non_targets, p_target)
-    cost = None if no_cost else min_dcf(scored, trials.same, p_target=p_target)
+    cost = None if no_cost else min_dcf(scored, same, p_target=p_target)
     errors = {"the EER": (eer.rate * targets, eer.rate * non_targets)}
     if cost is not None:
         errors["minDCF"] = (cost.miss * targets, cost.false_alarm * non_targets)
@@ -245,7 +248,7 @@ def _measure(
         targets=targets,
         non_targets=non_targets,
         speakers=int(pairs.max()) + 1,
-        utterances=len(trials.utterances),
+        utterances=utterances,
         eer=eer.rate,
         threshold=eer.threshold,
         eer_interval=interval,
@@ -308,5 +311,9 @@ def _made(output: str | Path) -> Path:
 def _replace(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written: {error}") from error
