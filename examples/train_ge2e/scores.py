@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-# The operating point of the tables of VoxCeleb (Nagrani et al., "VoxCeleb: Large-scale speaker verification in the
-# wild", 2020), as NIST's DCF08 to SRE 2016 vary it.
+# The operating point of VoxCeleb's tables: Nagrani, Chung & Zisserman, "VoxCeleb: a large-scale speaker identification
+# dataset", Interspeech 2017.
 P_TARGET, C_MISS, C_FALSE_ALARM = 0.01, 1.0, 1.0
 # Doddington et al., "The NIST speaker recognition evaluation - Overview, methodology, systems, results, perspective",
 # Speech Communication 31 (2000): with 30 errors the true rate is within 30 % of the observed one, with 90 % confidence,
