@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from ge2e_transforms.utterance import Utterance
 
 Values = npt.NDArray[np.float32]
-Embed = Callable[[Values], npt.NDArray[Any]]
+# From features of pieces to embeddings `[pieces, size]` of length 1.
+Embed = Callable[[list[Values]], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def train(rows: Sequence[Utterance], work: Path, flags: list[str]) -> dict[str, 
 def encoder_of(work: Path) -> Embed:
     from encoder import Encoder
 
-    return Encoder.load(work / "encoder").embed
+    encoder = Encoder.load(work / "encoder")
+    return lambda features: np.stack(list(encoder.embed_all(features)))
 
 
 def baselines(
@@ -201,7 +203,7 @@ def baselines(
 
 
 def lda(pieces: Sequence[tuple[str, Values]]) -> Embed:
-    """A function from features to an embedding of length 1."""
+    """What linear discriminant analysis of speakers makes of the moments of pieces."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -209,9 +211,9 @@ def lda(pieces: Sequence[tuple[str, Values]]) -> Embed:
     model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis())  # as it comes: nothing is tuned
     model.fit([moments(part) for _, part in pieces], [name for name, _ in pieces])
 
-    def embed(features: Values) -> npt.NDArray[Any]:
-        found = model.transform([moments(features)])[0]
-        return np.asarray(found / np.linalg.norm(found))
+    def embed(features: list[Values]) -> npt.NDArray[Any]:
+        found = model.transform([moments(one) for one in features])
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
     return embed
 
@@ -227,7 +229,7 @@ def trials(pieces: Sequence[Piece], embed: Embed) -> dict[str, Any]:
     names = np.array([piece.speaker for piece in pieces])
     found: dict[str, Any] = {"enrol": names[first], "test": names[second]}
     for condition in CONDITIONS:
-        embeddings = np.stack([embed(piece.features[condition]) for piece in pieces])
+        embeddings = embed([piece.features[condition] for piece in pieces])
         found[condition] = np.einsum("ij,ij->i", embeddings[first], embeddings[second])
     return found
 

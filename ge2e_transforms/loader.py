@@ -90,10 +90,11 @@ class BatchLoader:
         self._reading, self._delivery, self._hosts = given.reading, given.delivery, given.hosts
         self._waveforms = given.waveforms
         self._streams: dict[str, Stream] = {}
+        self._whole_utterances: WholeUtterances | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process: streams, with their open files, are made anew there."""
-        return {**self.__dict__, "_streams": {}}
+        """For another process: what holds open files is made anew there."""
+        return {**self.__dict__, "_streams": {}, "_whole_utterances": None}
 
     def get_metadata(self) -> dict[str, Any]:
         """A copy of the dataset's metadata, with `speaker_id_mapping`: label by `namespace/speaker_id`.
@@ -199,7 +200,9 @@ class BatchLoader:
             raise ConfigError(
                 "normalize='crop' says nothing of a whole utterance: use 'utterance', 'dataset' or 'none'"
             )
-        return WholeUtterances(self._dataset, self._reading.layout, self._reading.normalize)
+        if self._whole_utterances is None:  # one for all, as it keeps tables and files
+            self._whole_utterances = WholeUtterances(self._dataset, self._reading.layout, self._reading.normalize)
+        return self._whole_utterances
 
     # Making of streams.
 

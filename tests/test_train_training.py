@@ -115,7 +115,7 @@ def test_a_run_that_has_ended_is_left_as_it_is(dataset, undisturbed):
 def test_a_run_of_other_settings_is_not_gone_on_with(dataset, undisturbed):
     output, _ = undisturbed
     other = Settings(**{**vars(SMALL), "learning_rate": 0.5})
-    with pytest.raises(EncoderError, match=r"holds a run of other settings: learning_rate=0.5 \(was 0.001\)"):
+    with pytest.raises(EncoderError, match=r"holds a run of other settings: learning_rate=0.5 \(was 0.003\)"):
         list(train(dataset, output, other))
 
 

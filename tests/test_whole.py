@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_dataset import Speaker, write_dataset, write_metadata, write_twins
 
-from ge2e_transforms import schema
+from ge2e_transforms import BatchLoader, schema
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
@@ -454,3 +455,14 @@ def test_options_are_checked_when_they_are_given(tmp_path: Path):
         reader.all("valid")
     with pytest.raises(ConfigError, match="utterance_id=7 cannot be used: expected text"):
         reader.one(7)  # type: ignore[arg-type]
+
+
+def test_a_loader_reads_the_index_of_a_shard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset, splits = small(tmp_path, shards=1)
+    loader, read, shard_index = BatchLoader(dataset.root), [], Dataset.shard_index
+    monkeypatch.setattr(Dataset, "shard_index", lambda self, *args: read.append(args) or shard_index(self, *args))
+    for speaker, utterance, values in stored(splits, "train"):
+        np.testing.assert_array_equal(loader.utterance(utterance, speaker).values, values.T)
+    assert len(read) == 1
+    elsewhere = pickle.loads(pickle.dumps(loader))
+    np.testing.assert_array_equal(elsewhere.utterance("u0", "ns/a").values, loader.utterance("u0", "ns/a").values)

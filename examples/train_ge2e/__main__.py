@@ -65,9 +65,10 @@ def evaluate(given: argparse.Namespace) -> int:
         per_speaker=given.per_speaker,
         cross_session=not given.same_session,
         seed=given.seed,
+        p_target=given.p_target,
         store_threshold=given.store_threshold,
     )
-    evaluation.show(results)
+    evaluation.print_results(results)
     return 0
 
 
@@ -104,7 +105,7 @@ def _add_train(commands: Any) -> None:
     add("--speakers", "-n", type=int, default=16, help="N, speakers of a batch (%(default)s)")
     add("--utterances", "-m", type=int, default=4, help="M, crops of each of them (%(default)s)")
     add("--crop-frames", type=int, help="rows of a crop (the dataset's feature_shape)")
-    add("--learning-rate", type=float, default=1e-3, help="of Adam, falling to 0 (%(default)s)")
+    add("--learning-rate", type=float, default=3e-3, help="of Adam, falling to 0 (%(default)s)")
     add("--loss", choices=("softmax", "contrast"), default="softmax", help="form of the GE2E loss (%(default)s)")
     add("--normalize", choices=("none", "dataset", "crop"), default="dataset", help="%(default)s; kept in the encoder")
     add("--layers", type=int, default=2, help="of LSTM (%(default)s)")
@@ -131,6 +132,7 @@ def _add_evaluate(commands: Any) -> None:
     add("--per-speaker", type=int, default=100, help="most target trials of a speaker (%(default)s)")
     add("--same-session", action="store_true", help="targets of one session too: they measure the room as well")
     add("--seed", type=int, default=0, help="of trials and intervals (%(default)s)")
+    add("--p-target", type=float, default=0.01, help="prior of a target trial for the minDCF (%(default)s)")
     add("--store-threshold", action="store_true", help="keep the threshold at the equal error rate for `verify`")
 
 

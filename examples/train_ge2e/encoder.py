@@ -6,8 +6,10 @@ normalised: that is the network's first layer. It must not know how the network 
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -188,11 +190,22 @@ class Encoder:
 
         The mean of those of its windows, each of length 1, as Wan et al. 2018 have it (section 3.3 and figure 5).
         """
-        cut = windows(features, self.about.crop_frames)
-        parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
-        mean: Values = np.concatenate([np.asarray(self._call(part)) for part in parts]).mean(axis=0, dtype=np.float32)
-        mean /= max(float(np.linalg.norm(mean)), 1e-12)
-        return mean
+        return next(self.embed_all([features]))
+
+    def embed_all(self, utterances: Iterable[Values]) -> Iterator[Values]:
+        """What `embed` gives for each of many utterances, some of them in memory at a time.
+
+        Their windows go through the network together.
+        """
+        waiting = iter(utterances)
+        while some := [windows(features, self.about.crop_frames) for features in itertools.islice(waiting, _TOGETHER)]:
+            cut = np.concatenate(some)
+            parts = [cut[first : first + _TOGETHER] for first in range(0, len(cut), _TOGETHER)]
+            embedded = np.concatenate([np.asarray(self._call(part)) for part in parts])
+            for own in np.split(embedded, np.cumsum([len(own) for own in some])[:-1]):
+                mean: Values = own.mean(axis=0, dtype=np.float32)
+                mean /= max(float(np.linalg.norm(mean)), 1e-12)
+                yield mean
 
 
 def windows(features: Values, frames: int) -> Values:

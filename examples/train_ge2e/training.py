@@ -61,7 +61,7 @@ class Settings:
     speakers: int = 16
     utterances: int = 4
     crop_frames: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     loss: str = "softmax"
     normalize: str = "dataset"
     layers: int = 2
