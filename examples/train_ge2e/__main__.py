@@ -63,7 +63,7 @@ def evaluate(given: argparse.Namespace) -> int:
         split=given.split,
         trials_file=given.trials,
         per_speaker=given.per_speaker,
-        cross_session=not given.same_session,
+        cross_session=given.cross_session,
         seed=given.seed,
         p_target=given.p_target,
         store_threshold=given.store_threshold,
@@ -130,7 +130,8 @@ def _add_evaluate(commands: Any) -> None:
     add("--split", default="test", help="of which trials are drawn (%(default)s)")
     add("--trials", metavar="FILE", help="a list of 'label enrol test' instead, such as VoxCeleb's")
     add("--per-speaker", type=int, default=100, help="most target trials of a speaker (%(default)s)")
-    add("--same-session", action="store_true", help="targets of one session too: they measure the room as well")
+    both = argparse.BooleanOptionalAction
+    add("--cross-session", action=both, default=True, help="targets of two sessions: within one they measure the room")
     add("--seed", type=int, default=0, help="of trials and intervals (%(default)s)")
     add("--p-target", type=float, default=0.01, help="prior of a target trial for the minDCF (%(default)s)")
     add("--store-threshold", action="store_true", help="keep the threshold at the equal error rate for `verify`")
