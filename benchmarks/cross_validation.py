@@ -41,7 +41,7 @@ _PIECE = 200
 _SUBSET, _OTHERS = "train-clean-100", "test-other"
 # Arguments of every training: 16 speakers x 4 crops of 121 frames, two layers of 128, an embedding of 64.
 TRAIN = (
-    "--steps 1500 --speakers 16 --utterances 4 --crop-frames 121 --layers 2 --units 128 --embedding 64 "
+    "--steps 1500 --learning-rate 0.003 --speakers 16 --utterances 4 --crop-frames 121 --layers 2 --units 128 --embedding 64 "
     "--equalizer-db -6 6 --gain-db -20 0"
 )
 _EQUALIZER_DB, _GAIN_DB = (-6.0, 6.0), (-20.0, 0.0)
