@@ -56,6 +56,8 @@ nitpick_ignore_regex = [
 PAGES = {
     "CHANGELOG.md": "changelog",
     "benchmarks/README.md": "benchmarks",
+    "benchmarks/training.md": "training",
+    "examples/train_ge2e/README.md": "guides/training",
     "deploy/flink/README.md": "guides/flink",
     "deploy/dataflow/README.md": "guides/dataflow",
 }

@@ -41,7 +41,6 @@ def test_perturbed_log_mels_have_a_gain_for_each_band():
 
 def test_trials_of_folds_are_pooled():
     """Scores of two folds whose speakers do not meet; equal error rates by hand."""
-    pytest.importorskip("sklearn")
     sys.path.insert(0, str(cv.EXAMPLE))
     draws = np.random.default_rng(0)
 

@@ -8,8 +8,6 @@ import json
 import numpy as np
 import pytest
 import small_dataset
-
-pytest.importorskip("keras")
 from encoder import About, Encoder, EncoderError, Normalize, build_network, windows
 
 from ge2e_transforms import PRESETS, BatchLoader

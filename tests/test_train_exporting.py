@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-import numpy as np
-import pytest
-
-pytest.importorskip("keras")
 import exporting
 import keras
 import litert
+import numpy as np
+import pytest
 import tensorflow as tf
 from encoder import About, Encoder, EncoderError, Normalize, build_network, windows
 from exporting import INT8_FILE, LITERT_FILE, SAVED_MODEL, export

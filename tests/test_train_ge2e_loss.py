@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
-
-pytest.importorskip("keras")
-import keras
 import tensorflow as tf
 from ge2e_loss import FORMS, GE2ELoss, cosines
 

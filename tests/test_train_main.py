@@ -8,9 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("keras")
-pytest.importorskip("tensorboard")
 import training
 
 EXAMPLE = Path(training.__file__).parent

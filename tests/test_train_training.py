@@ -11,9 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_dataset
-
-pytest.importorskip("keras")
-pytest.importorskip("tensorboard")
 import training
 from encoder import Encoder, EncoderError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -9,14 +9,12 @@ import dataclasses
 import json
 import shutil
 
+import litert
 import numpy as np
 import pytest
+import saved_model
 import small_dataset
 import synth
-
-pytest.importorskip("keras")
-import litert
-import saved_model
 import tensorflow as tf
 from encoder import ABOUT_FILE, NETWORK_FILE, About, Encoder, EncoderError, Normalize, build_network
 from verification import Verdict, load_encoder, verify

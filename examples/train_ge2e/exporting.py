@@ -100,7 +100,7 @@ def _check_output(output: Path) -> None:
 
 def _write(encoder: Encoder, folder: Path, quantize: bool, compared: Values) -> tuple[Form, ...]:
     network, about = encoder.network, encoder.about
-    expected = np.asarray(network(compared))
+    expected = np.asarray(network.predict_on_batch(compared))
     saved_model.write(network, about, folder / SAVED_MODEL)
     forms = [_form(folder / SAVED_MODEL, np.asarray(saved_model.read(folder / SAVED_MODEL)[1](compared)), expected)]
     for name in (LITERT_FILE, INT8_FILE)[: 1 + quantize]:
