@@ -140,31 +140,39 @@ def _differences(
 def corpus_facts(root: Path, speech: Speech, trials: Trials) -> dict[str, Any]:
     """How much speech there is and who has it, and how far features alone tell speakers apart.
 
-    These are means, or means and logarithms of deviations, of each band over an utterance, standardised and compared by
-    cosine: within a session (the two utterances that test speakers have of each) and across. Non-targets are the same.
+    These are means, or means and logarithms of deviations, of each band over an utterance.
     """
-    counts = np.sort(np.bincount(np.unique(speech.label, return_inverse=True)[1]))[::-1]
-    spoken = [(one.speaker_id, one.values.T) for one in BatchLoader(root).utterances("test")]
-    within = np.arange(0, len(spoken), sampling_corpus.TEST_PER_SESSION)
-    numbers = {(one.speaker_id, one.utterance_id): n for n, one in enumerate(BatchLoader(root).utterances("test"))}
-    at = np.array([numbers[name] for name in trials.utterances])
-    enrol, test = at[trials.enrol], at[trials.test]
-    means = np.array([values.mean(axis=0) for _, values in spoken])
-    both = np.hstack([means, np.log([values.std(axis=0) for _, values in spoken])])
-    rates = {}
-    for name, vectors in (("means", means), ("means and deviations", both)):
-        unit = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
-        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-        across, near = (unit[enrol] * unit[test]).sum(axis=1), (unit[within] * unit[within + 1]).sum(axis=1)
-        mixed = np.concatenate([near, across[~trials.same]])
-        rates[name] = {
-            "across sessions": 100 * eer(across, trials.same, np.ones(len(across))),
-            "within a session": 100 * eer(mixed, np.arange(len(mixed)) < len(near), np.ones(len(mixed))),
-        }
+    counts = np.sort(np.unique(speech.label, return_counts=True)[1])[::-1]
+    spoken = list(BatchLoader(root, layout="time_mel").utterances("test"))
+    number = {(one.speaker_id, one.utterance_id): place for place, one in enumerate(spoken)}
+    at = np.array([number[name] for name in trials.utterances])
+    means = np.array([one.values.mean(axis=0) for one in spoken])
+    both = np.hstack([means, np.log([one.values.std(axis=0) for one in spoken])])
     return {
         "utterances": len(speech.label),
         "of_top_tenth": float(counts[: len(counts) // 10].sum() / counts.sum()),
-        "features_eer_percent": rates,
+        "features_eer_percent": {
+            "means": _feature_rates(means, trials, at),
+            "means and deviations": _feature_rates(both, trials, at),
+        },
+    }
+
+
+def _feature_rates(vectors: npt.NDArray[np.float32], trials: Trials, at: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Error rates of cosines of standardised vectors `[utterances, features]`; `at` is where those of trials are.
+
+    Across sessions they are of the trials. Within a session the targets are the utterances of one session, which stand
+    side by side, and the non-targets those of the trials.
+    """
+    unit = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    first = np.arange(0, len(unit), sampling_corpus.TEST_PER_SESSION)
+    across = (unit[at[trials.enrol]] * unit[at[trials.test]]).sum(axis=1)
+    near = (unit[first] * unit[first + 1]).sum(axis=1)
+    mixed = np.concatenate([near, across[~trials.same]])
+    return {
+        "across sessions": 100 * eer(across, trials.same, np.ones(len(across))),
+        "within a session": 100 * eer(mixed, np.arange(len(mixed)) < len(near), np.ones(len(mixed))),
     }
 
 
