@@ -7,7 +7,7 @@ Prints what got worse by more than so many percent, and what stands on one side 
 worse. The names of a result's keys say what its numbers are:
 
 - less is better: `seconds` and names that begin or end with it, names that end with `_s`, `_ms` or `_mib`,
-  `us_per_row`, `ms_an_hour`, `times_decode`, `mean_error`, `spectral_convergence`;
+  `us_per_row`, `ms_an_hour`, `times_decode`, `mean_error`, `spectral_convergence`, names that end with `eer_percent`;
 - more is better: names that begin or end with `x_real_time`, or end with `_per_s`, `_per_core_s` or `_a_second`,
   `first_epoch`, `first_epoch_whole` and `later_epochs` (slots a second), `to_decode`, `to_library`;
 - nothing else is compared: no bytes, counts, facts about the speech (`audio_s`, `voiced_s`), or what was noted beside
@@ -38,7 +38,7 @@ _MORE = re.compile(
 )
 _LESS = re.compile(
     r"seconds\b.*|seconds_.*|.*_seconds|.*_(s|ms|mib)|us_per_row|ms_an_hour|times_decode"
-    r"|largest_difference|all_but_one_in_\d+|mean_error|spectral_convergence"
+    r"|largest_difference|all_but_one_in_\d+|mean_error|spectral_convergence|(.*_)?eer_percent"
 )
 _SKIPPED = re.compile(r"about|goals|load_before|rounds(_.*)?|audio_s|voiced_s|.*bytes.*")
 _IDENTIFYING = ("rows", "records", "members", "speakers", "utterances", "manifests", "workers", "times", "cores")

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,12 @@ def write_dataset(
     shards: int = 2,
     speakers_per_batch: int = 4,
     utterances_per_speaker: int = 3,
+    sessions: Mapping[str, Sequence[int]] | None = None,
 ) -> Path:
-    """Writes `splits`, by name and speaker, in sorted order. Two utterances are a session. Returns `root`."""
+    """Writes `splits`, by name and speaker, in sorted order. Returns `root`.
+
+    Two utterances are a session, unless `sessions` gives the number of the session of each, by speaker.
+    """
     metadata: dict[str, Any] = {"splits": {}, "shards": {}}
     tables = []
     label = 0
@@ -105,7 +109,7 @@ def write_dataset(
         for number, cut in enumerate(cuts):
             base = schema.shard_base(split, GENERATION, number, shards)
             part = {name: splits[split][name] for name in cut.tolist()}
-            entry, index = _write_shard(root, base, part, label, recipe)
+            entry, index = _write_shard(root, base, part, label, recipe, sessions or {})
             metadata["shards"][split].append(entry)
             indexes.append(index)
             label += len(part)
@@ -147,17 +151,23 @@ def _about(recipe: Recipe, speakers_per_batch: int, utterances_per_speaker: int)
 
 
 def _write_shard(
-    root: Path, base: str, speakers: dict[str, Speaker], label: int, recipe: Recipe
+    root: Path,
+    base: str,
+    speakers: dict[str, Speaker],
+    label: int,
+    recipe: Recipe,
+    sessions: Mapping[str, Sequence[int]],
 ) -> tuple[dict[str, Any], pa.Table | None]:
     rows: list[dict[str, Any]] = []
     content = bytearray()
     for rank, (name, utterances) in enumerate(speakers.items()):
         for number, records in enumerate(utterances):
+            session = sessions[name][number] if name in sessions else number // 2
             for values in records:
                 fields = {schema.KEY_SPEAKER: name, schema.KEY_LABEL: label + rank, schema.KEY_UTTERANCE: f"u{number}"}
                 framed, payload = encode_record(values, fields)
                 place = {"offset": len(content), "length": len(framed), "payload_offset": len(content) + payload}
-                rows.append(place | _row(name, label + rank, number, values))
+                rows.append(place | _row(name, label + rank, number, session, values))
                 content += framed
     if not rows:
         return {"base": base, "records": 0, "frames": 0, "records_bytes": 0, "index_bytes": 0}, None
@@ -171,18 +181,18 @@ def _write_shard(
     return entry | {"index_bytes": written["bytes"], "index_sha256": written["sha256"]}, index
 
 
-def _row(name: str, label: int, utterance: int, values: Values) -> dict[str, Any]:
+def _row(name: str, label: int, utterance: int, session: int, values: Values) -> dict[str, Any]:
     exact = _exact(values)
     return {
         "frames": len(values),
         "label": label,
         "utterance_index": utterance,
-        "session_index": utterance // 2,
+        "session_index": session,
         "source_index": 0,
         "flags": 0,
         "speaker_id": name,
         "utterance_id": f"u{utterance}",
-        "session_id": f"s{utterance // 2}",
+        "session_id": f"s{session}",
         "source": "test",
         "subset": "",
         "audio_path": "",
@@ -203,9 +213,10 @@ def _exact(values: Values) -> npt.NDArray[np.float64]:
 def _statistics(records: Sequence[Values]) -> dict[str, Any]:
     if not records:
         return {"split": "train", "frames": 0, "mean": [], "std": []}
-    frames = np.concatenate([_exact(values) for values in records])
-    mean, std = frames.mean(axis=0).tolist(), frames.std(axis=0).tolist()
-    return {"split": "train", "frames": len(frames), "mean": mean, "std": std}
+    frames = sum(map(len, records))
+    mean = sum(_exact(values).sum(axis=0) for values in records) / frames
+    variance = sum(np.square(_exact(values) - mean).sum(axis=0) for values in records) / frames
+    return {"split": "train", "frames": frames, "mean": mean.tolist(), "std": np.sqrt(variance).tolist()}
 
 
 def _write_split_index(root: Path, index: pa.Table, split: str) -> dict[str, Any]:

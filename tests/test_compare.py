@@ -22,7 +22,9 @@ def worse(program: ModuleType, old: Any, new: Any, percent: float = 10) -> list[
     return [change.name for change in program.compare(old, new, percent)[0]]
 
 
-@pytest.mark.parametrize("key", ["seconds", "wall_s", "first_batch_seconds", "us_per_row", "peak_mib", "ms_an_hour"])
+@pytest.mark.parametrize(
+    "key", ["seconds", "wall_s", "first_batch_seconds", "us_per_row", "peak_mib", "ms_an_hour", "eer_percent"]
+)
 def test_more_of_what_it_costs_is_worse(program: ModuleType, key: str) -> None:
     assert worse(program, {key: 10.0}, {key: 11.1}) == [key]
     assert worse(program, {key: 10.0}, {key: 10.9}) == []
