@@ -36,10 +36,9 @@ CROP = 40
 # Of an utterance; each of these lengths holds five crops.
 _ROWS = (5 * CROP, 6 * CROP)
 CHANNELS = 40
-SPEAKER_VARIANCE, CHANNEL_VARIANCE, SESSION_VARIANCE = 0.04, 0.025, 0.015
+# Of static parts, channels and sessions together; and how much channels have of what they and sessions have.
+OFFSETS_VARIANCE, CHANNELS_SHARE = 0.08, 0.625
 NOISE_VARIANCE = 0.1
-# Deviation of the logarithm of a session's level of noise.
-_NOISE_SPREAD = 0.3
 # Of content from row to row; noise takes some of it from the bands.
 CORRELATION = 0.75
 # With what noise adds, deviations of bands differ between speakers by 0.13 of their mean.
@@ -54,16 +53,36 @@ _SHARDS = 8
 Values = npt.NDArray[np.float32]
 
 
+class Factors(NamedTuple):
+    """How much sessions differ.
+
+    Attributes:
+        sessions_share: what channels and sessions have of `OFFSETS_VARIANCE`, 0 to 1; the rest is the speakers'.
+        noise_spread: deviation of the logarithm of a session's level of noise.
+    """
+
+    sessions_share: float = 0.5
+    noise_spread: float = 0.3
+
+
+FACTORS = Factors()
+
+
 class World(NamedTuple):
     """What all speakers share.
 
     Attributes:
         curves: float32 `[8, bands]`, cosines. The mean square of each is its part of the variance, in sum 1.
         channels: float32 `[channels, bands]`.
+        speakers, sessions: variances of static parts, and of sessions beside their channels.
+        noise_spread: see `Factors`.
     """
 
     curves: Values
     channels: Values
+    speakers: float
+    sessions: float
+    noise_spread: float
 
 
 class Speaker(NamedTuple):
@@ -73,14 +92,16 @@ class Speaker(NamedTuple):
     sessions: list[int]
 
 
-def world(seed: int) -> World:
+def world(seed: int, factors: Factors = FACTORS) -> World:
     rng = np.random.default_rng([seed, 0])
     order = np.arange(_CURVES)[:, None]
     curves = np.cos(np.pi * order * (np.arange(BANDS) + 0.5) / BANDS) * np.where(order, np.sqrt(2), 1)
     # Parts of the variance as the eigenvalues of means of utterances fall (docstring of this module).
     part = (order + 1.0) ** -1.5
     curves = (curves * np.sqrt(part / part.sum())).astype(np.float32)
-    return World(curves, _smooth(curves, CHANNEL_VARIANCE, CHANNELS, rng))
+    both = OFFSETS_VARIANCE * factors.sessions_share
+    channels = _smooth(curves, both * CHANNELS_SHARE, CHANNELS, rng)
+    return World(curves, channels, OFFSETS_VARIANCE - both, both * (1 - CHANNELS_SHARE), factors.noise_spread)
 
 
 def _smooth(curves: Values, variance: float, count: int, rng: np.random.Generator) -> Values:
@@ -93,13 +114,13 @@ def _smooth(curves: Values, variance: float, count: int, rng: np.random.Generato
 
 def speaker(shared: World, counts: list[int], rng: np.random.Generator) -> Speaker:
     """A speaker with so many utterances in each session."""
-    static = rng.standard_normal(_CURVES, dtype=np.float32) @ shared.curves * np.float32(np.sqrt(SPEAKER_VARIANCE))
+    static = rng.standard_normal(_CURVES, dtype=np.float32) @ shared.curves * np.float32(np.sqrt(shared.speakers))
     moved = np.eye(_CURVES) + _MODULATION * rng.standard_normal((_CURVES, _CURVES))
     moved *= np.sqrt((1 - NOISE_VARIANCE) / (1 + _CURVES * _MODULATION**2))
     loadings = moved.astype(np.float32) @ shared.curves
-    sessions = _smooth(shared.curves, SESSION_VARIANCE, len(counts), rng)
+    sessions = _smooth(shared.curves, shared.sessions, len(counts), rng)
     sessions += static + shared.channels[rng.integers(CHANNELS, size=len(counts))]
-    levels = np.sqrt(NOISE_VARIANCE) * np.exp(_NOISE_SPREAD * rng.standard_normal(len(counts)))
+    levels = np.sqrt(NOISE_VARIANCE) * np.exp(shared.noise_spread * rng.standard_normal(len(counts)))
     session = np.repeat(np.arange(len(counts)), counts).tolist()
     return Speaker([_utterance(loadings, sessions[s], levels[s], rng) for s in session], session)
 
@@ -119,9 +140,9 @@ def train_counts(rng: np.random.Generator) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(count), max(2, round(count / _PER_SESSION)))]
 
 
-def speakers(split: str, count: int, seed: int) -> dict[str, Speaker]:
+def speakers(split: str, count: int, seed: int, factors: Factors = FACTORS) -> dict[str, Speaker]:
     """Speakers of the split 'train' or 'test' by name; the same at every call."""
-    shared, found = world(seed), {}
+    shared, found = world(seed, factors), {}
     for number in range(count):
         rng = np.random.default_rng([seed, 1 + (split == "test"), number])
         counts = train_counts(rng) if split == "train" else [TEST_PER_SESSION] * _TEST_SESSIONS
@@ -129,14 +150,14 @@ def speakers(split: str, count: int, seed: int) -> dict[str, Speaker]:
     return found
 
 
-def write(root: Path, train: int, test: int, seed: int = 0) -> Path:
+def write(root: Path, train: int, test: int, seed: int = 0, factors: Factors = FACTORS) -> Path:
     """Simulates so many speakers and writes them as a dataset in utterance form. Returns `root`."""
     from ge2e_transforms.config import PRESETS
 
     recipe = PRESETS["ge2e"].replace(
         n_mels=BANDS, dtype="float16", hop_ms=30.0, window_ms=30.0, crop_ms=30.0 * (CROP - 1)
     )
-    drawn = {"train": speakers("train", train, seed), "test": speakers("test", test, seed)}
+    drawn = {"train": speakers("train", train, seed, factors), "test": speakers("test", test, seed, factors)}
     splits = {
         split: {name: [[values] for values in one.utterances] for name, one in some.items()}
         for split, some in drawn.items()

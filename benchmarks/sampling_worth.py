@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"--seeds {args.seeds}: give two or more, as intervals are over seeds")
     names = [DEFAULT, *(name for name in CONDITIONS if name in (args.only or CONDITIONS) and name != DEFAULT)]
     with tempfile.TemporaryDirectory() as scratch:
-        root = sampling_corpus.write(Path(scratch), args.speakers, args.test_speakers)
+        factors = sampling_corpus.Factors(args.sessions_share, args.noise_spread)
+        root = sampling_corpus.write(Path(scratch), args.speakers, args.test_speakers, factors=factors)
         found = measure(root, names, args)
     print(_conditions_table(found), "\n")
     print(_differences_table(found))
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--speakers", type=int, default=94 * N, help=f"of the train split; a multiple of {N}")
     parser.add_argument("--test_speakers", type=int, default=250)
+    for name, value in sampling_corpus.FACTORS._asdict().items():
+        parser.add_argument(f"--{name}", type=float, default=value, help=f"see Factors in sampling_corpus.py; {value}")
     parser.add_argument("--draws", type=int, default=1000, help="of test speakers, for the intervals")
     parser.add_argument("--only", nargs="+", choices=list(CONDITIONS), metavar="NAME", help="only these conditions")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -83,7 +86,8 @@ def measure(root: Path, names: Sequence[str], args: argparse.Namespace) -> dict[
         {"condition": name, "eer_percent": rates[:, number].round(3).tolist(), **_means(runs, name)}
         for number, name in enumerate(names)
     ]
-    sizes = {key: getattr(args, key) for key in ("speakers", "test_speakers", "steps", "seeds", "draws")}
+    keys = ("speakers", "test_speakers", "sessions_share", "noise_spread", "steps", "seeds", "draws")
+    sizes = {key: getattr(args, key) for key in keys}
     return {
         **sizes,
         "speakers_per_batch": N,

@@ -92,13 +92,18 @@ def test_factors_are_of_the_size_that_is_said(corpus: ModuleType) -> None:
     of_sessions = means.mean(axis=2).var(axis=1, ddof=1).mean() - of_utterances / 2
     of_speakers = means.mean(axis=(1, 2)).var(axis=0, ddof=1).mean() - of_sessions / 3 - of_utterances / 6
     # The channels are 40 draws that all sessions share: their variance is less sure than that of the others.
-    session = corpus.SESSION_VARIANCE + corpus.CHANNEL_VARIANCE
-    assert of_speakers == pytest.approx(corpus.SPEAKER_VARIANCE, rel=0.2)
-    assert of_sessions == pytest.approx(session, rel=0.35)
-    assert shared.channels.var() == pytest.approx(corpus.CHANNEL_VARIANCE, rel=0.5)
+    assert of_speakers == pytest.approx(0.04, rel=0.2)
+    assert of_sessions == pytest.approx(0.04, rel=0.35)
+    assert shared.channels.var() == pytest.approx(0.025, rel=0.5)
     assert of_utterances == pytest.approx(0.03, rel=0.15)
     within = np.mean([u.astype(np.float64).var(axis=0).mean() for own in spoken for u in own])
     assert within + of_utterances == pytest.approx(1, rel=0.05)
+
+
+def test_sessions_may_have_less_of_the_variance(corpus: ModuleType) -> None:
+    shared = corpus.world(0, corpus.Factors(0.125, 0.2))
+    assert (shared.speakers, shared.sessions, shared.noise_spread) == pytest.approx((0.07, 0.00375, 0.2))
+    np.testing.assert_allclose(shared.channels, corpus.world(0).channels / 2, rtol=1e-5)
 
 
 def test_channels_are_smooth_and_speakers_are_not(corpus: ModuleType) -> None:
