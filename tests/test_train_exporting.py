@@ -6,7 +6,7 @@ import shutil
 
 import exporting
 import keras
-import litert
+import litert_model
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -91,7 +91,7 @@ def test_a_file_has_operations_that_microcontrollers_have(exported):
     """One for each LSTM, none of TensorFlow's own or of nobody's, and no loop."""
     root, found = exported
     content = (root / "out" / "ge2e" / LITERT_FILE).read_bytes()
-    assert set(litert.operations(content)) == {
+    assert set(litert_model.operations(content)) == {
         *("ABS", "ADD", "DIV", "FULLY_CONNECTED", "GREATER", "MEAN", "MINIMUM", "MUL", "RSQRT", "SELECT_V2", "SQRT"),
         *("SQUARE", "SQUARED_DIFFERENCE", "STRIDED_SLICE", "SUB", "SUM", "UNIDIRECTIONAL_SEQUENCE_LSTM"),
     }
@@ -101,13 +101,13 @@ def test_a_file_has_operations_that_microcontrollers_have(exported):
     lstm = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
     assert sum(code.BuiltinCode() == lstm for code in codes) == 2
     assert model.SubgraphsLength() == 1
-    assert all(form.operations == tuple(litert.operations(content)) for form in found["ge2e"].forms[1:2])
+    assert all(form.operations == tuple(litert_model.operations(content)) for form in found["ge2e"].forms[1:2])
 
 
 def test_the_state_must_be_reset_as_the_guide_says(exported):
     """A fused LSTM goes on from where it was: without the rule a window's embedding depends on the one before."""
     root, _ = exported
-    interpreter = litert._interpreter((root / "out" / "ge2e" / LITERT_FILE).read_bytes())
+    interpreter = litert_model._interpreter((root / "out" / "ge2e" / LITERT_FILE).read_bytes())
     interpreter.allocate_tensors()
     run = interpreter.get_signature_runner()
     window = features_like("ge2e", 30)[None]

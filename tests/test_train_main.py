@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,10 @@ def test_every_setting_has_its_flag(main):
     assert all(
         f'"{flag}"' in text for flag in re.findall(r"--[a-z][a-z-]+", page) if flag not in ("--logdir", "--manifest")
     )
+
+
+def test_no_file_hides_a_package_that_others_import():
+    """Python looks into its folder first. TensorFlow tries a package `litert`, whether it is there or not."""
+    names = {path.stem for path in EXAMPLE.glob("*.py")}
+    assert len(names) > 8
+    assert not names & {"litert", *sys.stdlib_module_names, *importlib.metadata.packages_distributions()} - {"__main__"}

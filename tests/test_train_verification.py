@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shutil
 
-import litert
+import litert_model
 import numpy as np
 import pytest
 import saved_model
@@ -48,7 +48,7 @@ def encoders(tmp_path_factory):
     encoder = encoder_of("ge2e")
     encoder.save(root / "folder")
     saved_model.write(encoder.network, encoder.about, root / "saved_model")
-    (root / "encoder.tflite").write_bytes(litert.convert(encoder.network, encoder.about))
+    (root / "encoder.tflite").write_bytes(litert_model.convert(encoder.network, encoder.about))
     return root
 
 
@@ -196,7 +196,7 @@ def test_a_network_must_fit_its_recipe(encoders, encoder, tmp_path):
         with pytest.raises(EncoderError, match=rf"expected a network of windows {expected}.* got one of \[None, 40\]"):
             load_encoder(tmp_path / "folder")
     content = (encoders / "encoder.tflite").read_bytes()
-    longer = litert.with_about(stripped(content), dataclasses.replace(ABOUT, crop_frames=31))
+    longer = litert_model.with_about(stripped(content), dataclasses.replace(ABOUT, crop_frames=31))
     (tmp_path / "longer.tflite").write_bytes(longer)
     with pytest.raises(EncoderError, match=r"windows \[31, 40\] of logmel.* got one of \[30, 40\]"):
         load_encoder(tmp_path / "longer.tflite")
@@ -204,9 +204,9 @@ def test_a_network_must_fit_its_recipe(encoders, encoder, tmp_path):
 
 def stripped(content: bytes) -> bytes:
     """A LiteRT file without its metadata, as any converter writes it."""
-    model = litert.flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    model = litert_model.flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     model.metadata = None
-    return bytes(litert.flatbuffer_utils.convert_object_to_bytearray(model))
+    return bytes(litert_model.flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def test_a_file_that_is_no_encoder_is_told(encoders, tmp_path):

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import litert
+import litert_model
 import numpy as np
 import saved_model
 from encoder import About, Encoder, EncoderError, Values, windows
@@ -104,10 +104,10 @@ def _write(encoder: Encoder, folder: Path, quantize: bool, compared: Values) -> 
     saved_model.write(network, about, folder / SAVED_MODEL)
     forms = [_form(folder / SAVED_MODEL, np.asarray(saved_model.read(folder / SAVED_MODEL)[1](compared)), expected)]
     for name in (LITERT_FILE, INT8_FILE)[: 1 + quantize]:
-        content = litert.convert(network, about, quantize=name == INT8_FILE)
+        content = litert_model.convert(network, about, quantize=name == INT8_FILE)
         (folder / name).write_bytes(content)
-        got = litert.network_of(content, name)[0](compared)
-        forms.append(_form(folder / name, got, expected, tuple(litert.operations(content))))
+        got = litert_model.network_of(content, name)[0](compared)
+        forms.append(_form(folder / name, got, expected, tuple(litert_model.operations(content))))
     return tuple(forms)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import litert
+import litert_model
 import numpy as np
 import saved_model
 from encoder import About, Encoder, EncoderError, Values
@@ -94,8 +94,8 @@ def load_encoder(path: str | Path) -> Encoder:
     path = Path(path)
     if path.is_file():
         content = path.read_bytes()
-        about = litert.about_in(content, str(path))
-        return _fitting(about, *litert.network_of(content, str(path)), path)
+        about = litert_model.about_in(content, str(path))
+        return _fitting(about, *litert_model.network_of(content, str(path)), path)
     if (path / saved_model.MODEL_FILE).is_file():
         return _fitting(*saved_model.read(path), path)
     encoder = Encoder.load(path)
