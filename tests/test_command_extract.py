@@ -14,7 +14,7 @@ import s3_server
 import synth
 from jobs import ge2e
 from s3_server import BUCKET, S3Server
-from small_dataset import write_dataset
+from small_dataset import write_dataset, write_metadata
 
 from ge2e_transforms.config import PRESETS, Recipe
 from ge2e_transforms.extractor import FeatureExtractor
@@ -128,6 +128,7 @@ def test_dataset_and_recording_may_lie_on_a_store(
 ) -> None:
     recipe = PRESETS["kaldi"].replace(n_mels=20)
     made = write_dataset(tmp_path / "made", {"train": {"test/a": [[np.zeros((300, 20), np.float32)]]}}, recipe)
+    write_metadata(made, {**json.loads((made / "metadata.json").read_text()), "fingerprint": "0" * 64})
     for path in filter(Path.is_file, made.rglob("*")):
         s3.put(f"made/{path.relative_to(made)}", path.read_bytes())
     s3.put("speech/one.flac", Path(files[0]).read_bytes())
@@ -135,7 +136,7 @@ def test_dataset_and_recording_may_lie_on_a_store(
     arguments = (f"{speech}/one.flac", f"{speech}/gone.flac", "--dataset", f"s3://{BUCKET}/made", "-o", tmp_path)
     status, text, errors = ge2e(capsys, "extract", *arguments)
     assert (status, text) == (1, f"wrote 1 of 2 to {tmp_path}\n")
-    warning, missing = errors.splitlines()  # the dataset of this test has no fingerprint of its recipe
+    warning, missing = errors.splitlines()
     assert "another version of the recipe" in warning
     assert f"MissingAudioError: {speech}/gone.flac: no such object" in missing
     assert np.array_equal(np.load(tmp_path / "one.npy"), features_of_file(files[0], FeatureExtractor(recipe)))
