@@ -1,7 +1,12 @@
-"""Error rates of trials, and intervals of their differences, for `sampling_worth.py`. Pure NumPy."""
+"""Error rates of trials, and intervals of their differences, for `sampling_worth.py`.
+
+Those of one encoder are of `scores.py` of the training example. Here it is several seeds on the same trials.
+"""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +15,9 @@ import scipy.stats
 
 from ge2e_transforms.trials import Trials
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "train_ge2e"))
+from scores import Ranked, equal_error_rate
+
 _LEVEL = 0.95
 
 Floats = npt.NDArray[np.floating]
@@ -17,23 +25,8 @@ Ints = npt.NDArray[np.int64]
 
 
 def eer(scores: Floats, same: npt.NDArray[np.bool_], weights: Floats | Ints) -> float:
-    """The error rate where as many targets are missed as non-targets are taken, from 0 to 1.
-
-    Args:
-        scores: `[trials]`, larger for what is more alike.
-        same: which trials are targets.
-        weights: how many times each trial counts.
-
-    Between two thresholds the rates are joined by a line; scores that are equal share a threshold.
-    """
-    order = np.argsort(scores, kind="stable")[::-1]
-    last = np.append(np.diff(scores[order]) != 0, True)
-    taken = [np.cumsum(np.where(kind, weights, 0)[order]) for kind in (same, ~same)]
-    hits, alarms = (np.concatenate([[0.0], sums[last] / sums[-1]]) for sums in taken)
-    gap = hits + alarms - 1  # rises from -1 to 1; 0 where misses (1 - hits) and alarms are equal
-    after = int(np.argmax(gap >= 0))
-    part = gap[after] / (gap[after] - gap[after - 1])
-    return float(alarms[after] - part * (alarms[after] - alarms[after - 1]))
+    """The equal error rate of scores `[trials]`, from 0 to 1; a trial counts `weights` times."""
+    return equal_error_rate(scores, same, weights).rate
 
 
 def resampled(scores: Floats, trials: Trials, times: int, seed: int = 0) -> Floats:
@@ -44,14 +37,13 @@ def resampled(scores: Floats, trials: Trials, times: int, seed: int = 0) -> Floa
     """
     of_utterance = np.unique([speaker for speaker, _ in trials.utterances], return_inverse=True)[1]
     enrol, test = of_utterance[trials.enrol], of_utterance[trials.test]
-    flat = scores.reshape(-1, len(trials))
-    orders = np.argsort(flat, axis=1)  # once for all draws
+    systems = [Ranked(own, trials.same) for own in scores.reshape(-1, len(trials))]  # sorted once for all draws
     rng, count = np.random.default_rng(seed), int(of_utterance.max()) + 1
-    found = np.empty((times, len(flat)))
+    found = np.empty((times, len(systems)))
     for draw in found:
         drawn = rng.multinomial(count, np.full(count, 1 / count))
         weights = np.where(trials.same, drawn[enrol], drawn[enrol] * drawn[test])
-        draw[:] = [eer(own[o], trials.same[o], weights[o]) for own, o in zip(flat, orders, strict=True)]
+        draw[:] = [system.eer(weights).rate for system in systems]
     return found.reshape(times, *scores.shape[:-1])
 
 
