@@ -20,6 +20,7 @@ import numpy.typing as npt
 from keras import ops
 
 from ge2e_transforms import FeatureExtractor, Recipe
+from ge2e_transforms.errors import StorageError
 
 Values = npt.NDArray[np.float32]
 
@@ -180,7 +181,7 @@ class Encoder:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save(folder / NETWORK_FILE)
-        (folder / ABOUT_FILE).write_text(self.about.to_json() + "\n", encoding="utf-8")
+        write_whole(folder / ABOUT_FILE, self.about.to_json() + "\n")
 
     def with_threshold(self, threshold: float) -> Encoder:
         return Encoder(self.network, replace(self.about, threshold=threshold))
@@ -223,3 +224,14 @@ def windows(features: Values, frames: int) -> Values:
     count = 1 if rows == frames else 1 + max(1, -(-2 * (rows - frames) // frames))
     starts = np.linspace(0, rows - frames, count).astype(np.int64)
     return np.stack([features[start : start + frames] for start in starts]).astype(np.float32, copy=False)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StorageError(f"{path} cannot be written: {error}") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from encoder import ABOUT_FILE, About, Encoder, EncoderError
+from encoder import ABOUT_FILE, About, Encoder, EncoderError, write_whole
 from pictures import draw_det, draw_embeddings
 from rich.console import Console
 from rich.progress import track
@@ -178,7 +178,7 @@ def evaluate_trials(
     eer = EqualErrorRate(results.eer, results.threshold)
     draw_det(folder / DET_FILE, error_rates(scored, trials.same), eer, results.targets, results.non_targets)
     draw_embeddings(folder / EMBEDDINGS_FILE, embeddings, speakers.tolist(), seed)
-    _replace(folder / RESULTS_FILE, results.to_json() + "\n")
+    write_whole(folder / RESULTS_FILE, results.to_json() + "\n")
     return results
 
 
@@ -220,7 +220,7 @@ def write_threshold(encoder_folder: str | Path, threshold: float) -> None:
     """Writes a cosine into `encoder.json`, whole or not at all; the network is left alone."""
     path = Path(encoder_folder) / ABOUT_FILE
     about = About.from_json(path.read_bytes(), str(path))
-    _replace(path, replace(about, threshold=threshold).to_json() + "\n")
+    write_whole(path, replace(about, threshold=threshold).to_json() + "\n")
 
 
 def measure(
@@ -306,14 +306,3 @@ def _made(output: str | Path) -> Path:
     except OSError as error:
         raise StorageError(f"{folder} cannot be a folder for results: {error}") from error
     return folder
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(f"{path} cannot be written: {error}") from error

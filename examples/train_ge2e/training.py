@@ -18,7 +18,17 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from encoder import ABOUT_FILE, NORMALIZATIONS, POOLINGS, About, Encoder, EncoderError, Normalize, build_network
+from encoder import (
+    ABOUT_FILE,
+    NORMALIZATIONS,
+    POOLINGS,
+    About,
+    Encoder,
+    EncoderError,
+    Normalize,
+    build_network,
+    write_whole,
+)
 from ge2e_loss import FORMS, GE2ELoss
 
 from ge2e_transforms import BatchLoader, MelAugment, __version__
@@ -280,9 +290,7 @@ def _settle(output: Path, about: About) -> None:
     output.mkdir(parents=True, exist_ok=True)
     path, text = output / SETTINGS_FILE, about.to_json() + "\n"
     if not path.exists():
-        aside = path.with_suffix(".tmp")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_whole(path, text)
         return
     there, wanted = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
     if there != wanted:
