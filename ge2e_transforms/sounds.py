@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ge2e_transforms import audio
@@ -58,24 +58,24 @@ class Sounds:
             DataError: the recording cannot be decoded.
             OSError: trouble that may pass, and did not.
         """
-        found = self._take((kind, number), load)
+        found = self._take((kind, number), lambda: self._load(kind, number, load))
         if isinstance(found, Room):
             raise TypeError(f"{kind} is a list of rooms")
         return found
 
     def room(self, number: int, load: AudioLoader) -> Room:
         """As `sound`, of the list 'room'; SilentAudioError for a response without any sound."""
-        found = self._take(("room", number), load)
+        found = self._take(("room", number), lambda: self._load("room", number, load))
         if not isinstance(found, Room):
             raise TypeError("room is a list of sounds")
         return found
 
-    def _take(self, key: tuple[str, int], load: AudioLoader) -> Samples | Room:
+    def _take(self, key: tuple[str, int], make: Callable[[], Samples | Room]) -> Samples | Room:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        found = self._load(key, load)
+        found = make()
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = found
@@ -84,8 +84,7 @@ class Sounds:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return found
 
-    def _load(self, key: tuple[str, int], load: AudioLoader) -> Samples | Room:
-        kind, number = key
+    def _load(self, kind: str, number: int, load: AudioLoader) -> Samples | Room:
         row = self._rows[kind][number]
         # The mean of an array's channels would be another room.
         of_list = 0 if kind == "room" else self._config.channel

@@ -7,6 +7,7 @@ A test says what it needs by its fixture (`librispeech`, `prism`) or by a mark (
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -50,6 +51,10 @@ def on_ci() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Where the suite is started with SIGINT ignored (by `nohup ... &` in a script), so would be every program that
+    # tests start, and those that are interrupted would go on for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for mark, need in NEEDS.items():
         config.addinivalue_line("markers", f"{mark}: needs {need}; never skipped where CI=true")
 

@@ -170,7 +170,7 @@ def min_dcf(
         c_fa: cost of a false alarm, above 0.
     """
     of_miss, of_false_alarm = _prices(p_target, c_miss, c_fa)
-    rates = error_rates(scores, same, weights)
+    rates = Ranked(scores, same).rates(weights)
     cost = of_miss * rates.miss + of_false_alarm * rates.false_alarm
     best = int(np.argmin(cost))
     return MinimumCost(*(float(values[best]) for values in (cost, rates.threshold, rates.miss, rates.false_alarm)))
