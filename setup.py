@@ -46,6 +46,7 @@ DEV = [
     "nbclient>=0.10",
     "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones are slow to answer
     "pytest>=8",
+    "pytest-cov>=7",
     "pytest-xdist>=3.5",
     "pyyaml>=6",  # what data cards are read with
     "ruff>=0.9",

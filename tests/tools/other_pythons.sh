@@ -30,8 +30,8 @@ for version in 3.10 3.12; do
   printf '\n==> Python %s\n' "$("$python" -c 'import platform; print(platform.python_version())')"
   environment="$cache/python-$version"
   "${uv[@]}" venv --quiet --allow-existing --python "$python" "$environment"
-  "${uv[@]}" pip install --quiet --python "$environment" --editable '.[beam,report]' pytest hypothesis
-  "$environment/bin/python" -m pytest -q -p no:cacheprovider \
+  "${uv[@]}" pip install --quiet --python "$environment" --editable '.[beam,report]' pytest pytest-xdist hypothesis
+  "$environment/bin/python" -m pytest -q -p no:cacheprovider -n 2 --dist loadfile \
     tests/test_main.py tests/test_commands.py tests/test_config.py tests/test_stream.py tests/test_verify.py
 done
 if [ "$missing" = 1 ] && [ "${CI-}" = true ]; then
