@@ -28,12 +28,12 @@ from ge2e_transforms.errors import (
 )
 from ge2e_transforms.regular_files import MISSING, NEVER_READABLE
 
-__all__ = ["MAX_INDEXED_MEMBERS", "MAX_MEMBER_BYTES", "Archives", "OpenArchive", "RandomAccess", "split_member"]
+__all__ = ["Archives", "OpenArchive", "RandomAccess", "split_member"]
 
 # Members are read whole. Ten minutes (the recipe's default limit) of 8 channels of float at 48 kHz are 0.92 GB.
-MAX_MEMBER_BYTES = 1 << 30
+_MAX_MEMBER_BYTES = 1 << 30
 # Of all indexes that a process keeps: 0.3 GB at 40 letters a name.
-MAX_INDEXED_MEMBERS = 4_000_000
+_MAX_INDEXED_MEMBERS = 4_000_000
 _ENDING = re.compile(r"\.(?:tar|zip|(?:tar\.|t)(?:gz|bz2?|xz|lz4|zst))#", re.IGNORECASE)
 # Of a zip's member, before its bytes: signature; 22 bytes that the list of members has too; lengths of name and extra.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -63,8 +63,8 @@ class Archives:
     def __init__(
         self,
         open_archive: OpenArchive,
-        max_member_bytes: int = MAX_MEMBER_BYTES,
-        max_members: int = MAX_INDEXED_MEMBERS,
+        max_member_bytes: int = _MAX_MEMBER_BYTES,
+        max_members: int = _MAX_INDEXED_MEMBERS,
     ) -> None:
         self._open_archive = open_archive
         self._max_bytes, self._max_members = max_member_bytes, max_members

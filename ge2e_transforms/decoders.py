@@ -284,7 +284,7 @@ def _frames(container: Any, config: AudioConfig) -> tuple[Any, Iterator[Any]]:
     first = next(frames, None)
     if first is None:
         raise EmptyAudioError("the audio has no samples")
-    _check_shape(first.sample_rate, len(first.layout.channels), config)
+    _check_shape(first.sample_rate, first.layout.nb_channels, config)
     return first, frames
 
 
@@ -302,10 +302,10 @@ def _values(first: Any, others: Iterator[Any]) -> Iterator[Samples]:
     import av
 
     packed = av.AudioResampler(format="flt")
-    shape = first.sample_rate, len(first.layout.channels)
+    shape = first.sample_rate, first.layout.nb_channels
     frame: Any = first
     while frame is not None:
-        if (frame.sample_rate, len(frame.layout.channels)) != shape:
+        if (frame.sample_rate, frame.layout.nb_channels) != shape:
             raise CorruptAudioError(f"the rate or the number of channels, {shape} at first, changes inside of it")
         for piece in packed.resample(frame):
             values = piece.to_ndarray()[0]

@@ -163,7 +163,8 @@ class FeatureExtractor:
         segments = self._windows(samples, intervals, level, seed) if self.recipe.segment.segments == "windows" else []
         if not segments:
             if self.recipe.segment.segments == "windows":
-                self._refuse_short(found.voice, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
+                if not keep_all:
+                    raise self._too_short(found.voice, f"window of crop_ms={self.recipe.segment.crop_ms:g}")
                 flags |= FLAG_SHORT
             segments = self._parts(samples, intervals, level, seed)
         crop = self.recipe.crop_frames
@@ -182,7 +183,8 @@ class FeatureExtractor:
         least_ms = self.recipe.segment.min_utterance_ms
         short = length * 1000 < least_ms * rate
         if short or not self._holds_rows(n_samples, intervals):
-            self._refuse_short(length, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
+            if not keep_all:
+                raise self._too_short(length, f"segment of min_utterance_ms={least_ms:g}" if short else "frame")
             return Voiced(np.array([[0, n_samples]], dtype=np.int64), FLAG_UNVOICED, length)
         return Voiced(intervals, 0, length)
 
@@ -208,10 +210,9 @@ class FeatureExtractor:
                 gains[number] = gain_of(peak, square, config.level_dbfs, config.level_mode)
         return self._kernel(self._shaped(sums.levelled(crops, means, gains), seeds.tolist()))
 
-    def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
-        if not keep_all:
-            found = voiced * 1000 / self.recipe.audio.sample_rate_hz
-            raise TooShortError(f"{found:.0f} ms of voice hold no {wanted}")
+    def _too_short(self, voiced: int, wanted: str) -> TooShortError:
+        found_ms = voiced * 1000 / self.recipe.audio.sample_rate_hz
+        return TooShortError(f"{found_ms:.0f} ms of voice hold no {wanted}")
 
     def _conditioned(
         self, samples: npt.NDArray[np.float32], spans: list[list[int]], level: Level, seed: int

@@ -18,14 +18,15 @@ import scipy.sparse
 from ge2e_transforms import filterbank, frames, spectrum
 from ge2e_transforms.config import Recipe, n_frames
 from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.schema import PCM16_SCALE
 
 Frames: TypeAlias = npt.NDArray[np.float32]
 
 # Frames that SciPy's FFT is given at a time, that are conditioned at a time, and rows whose logarithm is taken: what
 # stays in the cache of a core.
 _BLOCK, _CONDITIONED, _LOG_ROWS = 128, 256, 512
-# What samples are multiplied by, at no cost: the weights of the window are. 32768 is a power of two, so no bit is lost.
-SCALES = {"unit": np.float32(1), "pcm16": np.float32(32768)}
+# What samples are multiplied by, at no cost: the weights of the window are. It is a power of two, so no bit is lost.
+SCALES = {"unit": np.float32(1), "pcm16": np.float32(PCM16_SCALE)}
 # A float64 has 29 bits more than a float32; half a unit of the latter is bit 28 of them. A logarithm
 # whose lower bits are this close to a half may be rounded either way by libraries that differ in the last bits.
 _TAIL, _HALF, _DOUBT = np.uint64((1 << 29) - 1), 1 << 28, 1 << 4

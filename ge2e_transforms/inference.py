@@ -77,6 +77,6 @@ def extract_file(
         check_number("duration_s", duration_s, 0, _FAR_S, open_low=True)
     config = extractor.recipe.audio
     samples = audio.load(source, config, channel, name)
-    if piece[0] is not None or piece[1] is not None:
-        samples = audio.cut(samples, config.sample_rate_hz, *piece, name)
+    if offset_s is not None or duration_s is not None:
+        samples = audio.cut(samples, config.sample_rate_hz, offset_s, duration_s, name)
     return extractor.extract(samples, utterance_id=utterance_id, keep_all=keep_all)

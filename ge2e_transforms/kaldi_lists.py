@@ -46,8 +46,8 @@ def _rows(data: Path, options: ListOptions) -> Iterator[Utterance]:
     audio = {name: placed(plain_path(place, text), root) for name, (place, text) in _mapping(data / "wav.scp").items()}
     speakers = _mapping(data / "utt2spk") if (data / "utt2spk").exists() else _turned_round(data / "spk2utt")
     segments = _mapping(data / "segments") if (data / "segments").exists() else None
-    lengths = "reco2dur" if segments is None and not (data / "utt2dur").exists() else "utt2dur"
-    durations = _mapping(data / lengths) if segments is None and (data / lengths).exists() else {}
+    lengths = [path for path in (data / "utt2dur", data / "reco2dur") if path.exists()]
+    durations = _mapping(lengths[0]) if lengths and segments is None else {}
     without: list[str] = []
     for name, (place, speaker) in speakers.items():
         row = like._replace(speaker_id=speaker, utterance_id=name, manifest=place.path, position=place.line)

@@ -35,7 +35,7 @@ def level_gain(
     mean: np.float32,
     mean_square: float,
     level_dbfs: float | None,
-    mode: str = "set",
+    mode: str,
 ) -> np.float32:
     """Gain that sets the root mean square of the voice to `level_dbfs`, with no sample less the mean beyond +-1.
 

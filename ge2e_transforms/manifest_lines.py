@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ge2e_transforms.errors import ManifestError
 
@@ -141,6 +142,11 @@ class Lines:
             raw = self._read()
             self._size += len(raw)
         return f"the row has {self._size} bytes: expected at most {MAX_ROW_BYTES}"
+
+
+def unpacked(stream: BinaryIO) -> BinaryIO:
+    """The bytes that gzip packed, whose lines are read in C by the buffer; those of GzipFile itself in Python."""
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream, mode="rb")), 1 << 16))
 
 
 def csv_records(lines: Lines) -> Iterator[tuple[int, list[str], str]]:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from ge2e_transforms.config import VoiceConfig
 from ge2e_transforms.errors import SilentAudioError
 
-Waveform: TypeAlias = npt.NDArray[np.float32]
 Energies: TypeAlias = npt.NDArray[np.float64]
 Intervals: TypeAlias = npt.NDArray[np.int64]
 
