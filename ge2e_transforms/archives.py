@@ -1,7 +1,8 @@
 """Audio inside of tar and zip archives: `speech.tar#speaker/a.flac`, read at random without unpacking.
 
 What is in an archive is found once per process and kept in memory; then a member is one positional read. Nothing is
-written, and names of members are only ever compared. Where archives lie is the business of whoever opens them.
+written, and names of members are only ever compared. It must not know where archives lie, which is the business of
+whoever opens them, or how audio is decoded: a member is bytes.
 
 An archive is told by its name: the first `.tar#` or `.zip#` in any case of letters ends it, and the rest is the
 member. In other names '#' is a letter like any other; only a loose file below a folder called `a.tar#b` cannot be
@@ -32,7 +33,7 @@ __all__ = ["Archives", "OpenArchive", "RandomAccess", "split_member"]
 
 # Members are read whole. Ten minutes (the recipe's default limit) of 8 channels of float at 48 kHz are 0.92 GB.
 _MAX_MEMBER_BYTES = 1 << 30
-# Of all indexes that a process keeps: 0.3 GB at 40 letters a name.
+# Of all indexes that a process keeps: 0.3 GB at 40 letters a name, as `benchmarks/archives.py` measures it.
 _MAX_INDEXED_MEMBERS = 4_000_000
 _ENDING = re.compile(r"\.(?:tar|zip|(?:tar\.|t)(?:gz|bz2?|xz|lz4|zst))#", re.IGNORECASE)
 # Of a zip's member, before its bytes: signature; 22 bytes that the list of members has too; lengths of name and extra.
@@ -46,7 +47,13 @@ OpenArchive = Callable[[str], AbstractContextManager[RandomAccess]]
 
 
 def split_member(location: str) -> tuple[str, str] | None:
-    """('…/a.tar', 'member') of a location inside of an archive, None of any other."""
+    """Archive and member of a location inside of an archive, None of any other.
+
+    >>> split_member("corpus/speech.tar#speaker/a.flac")
+    ('corpus/speech.tar', 'speaker/a.flac')
+    >>> split_member("corpus/take#2.flac") is None
+    True
+    """
     found = _ENDING.search(location)
     return None if found is None else (location[: found.end() - 1], location[found.end() :])
 

@@ -1,7 +1,7 @@
 """SpecAugment: hides bands of bins and stretches of frames of crops, by draws that belong to each crop alone.
 
 Park et al.: "SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition", Interspeech 2019.
-It must not know where crops come from.
+Crops are float32 `[n, bins, frames]`, or with the last two axes exchanged. It must not know where they come from.
 """
 
 from __future__ import annotations

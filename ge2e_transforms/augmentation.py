@@ -1,6 +1,7 @@
 """What is written beside each clean utterance: the copies and speeds that an `augment.yaml` asks for.
 
-Fields, ranges, reasons, and what is refused. It must not know how a copy is made, or of files.
+Fields, ranges, reasons, and what is refused; ratios are dB, speeds factors. It must not know how a copy is made, or of
+files.
 """
 
 from __future__ import annotations
@@ -257,7 +258,11 @@ def reserved(name: str) -> bool:
 
 
 def sped(name: str, factor: float) -> str:
-    """Id of a speaker or an utterance at another speed; at its own it stays."""
+    """Id of a speaker or an utterance at another speed; at its own it stays.
+
+    >>> sped("19", 0.9), sped("19", 1.0)
+    ('19~speed0.9', '19')
+    """
     return name if factor == 1 else f"{name}{MARK}speed{factor:g}"
 
 

@@ -8,6 +8,8 @@ Damage that cannot be noticed: a FLAC whose header states another rate, or fewer
 number while the end is missing from between two frames on; damage in MP3 or AAC that keeps the frames in step;
 a missing end where the length is not stated (AAC without a container, WebM as it was streamed); and what
 `containers` lists. Damage in the last frame of a FLAC is taken for a missing end.
+
+Samples are float32 `[n]` or `[n, channels]`. It must not know where bytes come from, or what a recipe makes of samples.
 """
 
 from __future__ import annotations

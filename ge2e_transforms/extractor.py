@@ -1,7 +1,8 @@
 """`FeatureExtractor`: the one way from a waveform to what is stored, on workers and at inference.
 
 Order of the stages: remove DC -> voice -> level -> dither -> pre-emphasis -> segments -> features.
-Lengths are samples at the recipe's rate. It must not know of files, manifests or records.
+Waveforms are float32 `[n]` in [-1, 1], lengths samples at the recipe's rate. It must not know of files, manifests or
+records.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ class Voiced:
 
 @dataclass(frozen=True)
 class Extraction:
-    """All segments of one utterance, the share of it that is voice, and the gain of the level stage.
+    """All that is made of one utterance.
 
-    Raw segments are the source's own samples: the gain is what the level stage would apply to them.
+    Attributes:
+        segments: in the order of their starts.
+        voiced_fraction: share of the utterance that is voice, in [0, 1].
+        gain_db: of the level stage. Raw segments are the source's own samples: it is what would be applied to them.
+        voiced: what was taken for voice.
     """
 
     segments: list[Segment]
@@ -77,6 +82,9 @@ class FeatureExtractor:
 
     Args:
         recipe: a `Recipe`, for instance `PRESETS['ge2e']`.
+
+    Raises:
+        ConfigError: a mel filter is narrower than the bins of the FFT.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -105,7 +113,7 @@ class FeatureExtractor:
 
         Raises:
             DataError: silent, empty, too short for the recipe, or not finite.
-            ConfigError: the waveform does not hold floats.
+            ConfigError: the waveform does not hold floats, or has another shape.
         """
         if not np.issubdtype(np.asarray(waveform).dtype, np.floating):
             kind = np.asarray(waveform).dtype

@@ -2,7 +2,8 @@
 
 Values do not depend on the CPU: every sum has a fixed order (no BLAS; the mel product is a sparse one),
 single-precision work is add and multiply only, and the logarithm is rounded correctly (`rounded_log`). So a
-dataset has the same bytes whichever machines made it.
+dataset has the same bytes whichever machines made it. Waveforms are float32 `[n]` in [-1, 1], features float32
+`[frames, bins]`. It must not know of voice, levels or segments.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ class FeatureKernel:
 
     Args:
         recipe: its `feature` stage and sample rate are used.
+
+    Raises:
+        ConfigError: as `mel_filterbank`.
     """
 
     def __init__(self, recipe: Recipe) -> None:

@@ -1,5 +1,7 @@
 """Recordings to features outside of a dataset: what a worker makes of one row of a manifest, as a function.
 
+Offsets and durations are seconds. It must not know of manifests, archives or datasets.
+
 extractor = FeatureExtractor.from_metadata(loader.get_metadata())
 features = features_of_file("new.flac", extractor)
 """
@@ -15,6 +17,7 @@ from ge2e_transforms import audio
 from ge2e_transforms.checks import check_number
 from ge2e_transforms.extractor import Extraction, FeatureExtractor
 
+# Longer than any recording, and few enough samples to count exactly in a float64.
 _FAR_S = 1e9
 
 

@@ -1,7 +1,8 @@
 """Lists that others wrote, line by line: text, JSON Lines and tables, each with the place where it stands.
 
 A line that cannot be read ends the import with a `ManifestError` that names file and line: it is mended there, once,
-rather than left out of a manifest that nobody compares with the list.
+rather than left out of a manifest that nobody compares with the list. Times are seconds. It opens no audio, and must
+not know the columns of any toolkit.
 """
 
 from __future__ import annotations

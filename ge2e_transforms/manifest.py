@@ -2,7 +2,8 @@
 
 A manifest says where the audio is and who speaks in it; it is all that the pipeline knows about a corpus.
 A row that cannot be used becomes a `LedgerRow` and reading goes on; only a manifest that cannot be used
-as a whole is an error. Doubled utterances are found later, when the rows of a speaker are together.
+as a whole is an error. Doubled utterances are found later, when the rows of a speaker are together. It opens no audio,
+and must not know of corpora.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Text manifests as lines and CSV records with their byte offsets, whatever is wrong with some of them.
 
 Memory is bounded by one row, and a bad row never takes others along: after a quote that is never closed
-only the line with the quote is given up, and the lines after it are read again as rows.
+only the line with the quote is given up, and the lines after it are read again as rows. It must not know what any
+column means.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ def _split_columns(text: str, lines: int, width: int) -> list[list[str]] | None:
 
 
 def text_records(lines: Lines) -> Iterator[tuple[int, str, str]]:
-    """The same for one record a line."""
+    """Byte offset, text and fault ('' if none) of every line that is not blank: one record a line."""
     while True:
         position = lines.start()
         try:

@@ -1,4 +1,7 @@
-"""Manifests in Parquet as columns of plain values, some thousand rows at a time; rows that repeat a text share it."""
+"""Manifests in Parquet as columns of plain values, some thousand rows at a time; rows that repeat a text share it.
+
+It must not know which columns a manifest has.
+"""
 
 from __future__ import annotations
 

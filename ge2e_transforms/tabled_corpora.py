@@ -1,4 +1,7 @@
-"""Corpora whose recordings stand in tables: Common Voice, and folders of audio as the Hugging Face Hub takes them."""
+"""Corpora whose recordings stand in tables: Common Voice, and folders of audio as the Hugging Face Hub takes them.
+
+Durations are seconds. No recording is opened: names and tables tell all.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Finds the files of a tree and matches their paths with a pattern, such as `{speaker}/{session}/{utterance}.wav`.
 
 Files come in sorted order of their paths. Audio that does not fit is told once, at the end; if nothing fits the error
-shows what was found, and the pattern that would fit it.
+shows what was found, and the pattern that would fit it. It opens no file, and must not know one corpus from another.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class File(NamedTuple):
 
 
 def folder_of(root: str | Path) -> Path:
+    """The folder of a corpus as an absolute path.
+
+    Raises:
+        ManifestError: it is not there, no folder, or may not be listed.
+    """
     folder = Path(os.path.abspath(root))  # noqa: PTH100 (a link's name may be the corpus's name)
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "not there"
