@@ -56,7 +56,8 @@ def features_of_file(
         extractor,
         name,
         channel=channel,
-        piece=(offset_s, duration_s),
+        offset_s=offset_s,
+        duration_s=duration_s,
         utterance_id=name if utterance_id is None else utterance_id,
         keep_all=keep_all,
     )
@@ -69,12 +70,12 @@ def extract_file(
     name: str,
     *,
     channel: str | int | None,
-    piece: tuple[float | None, float | None],
+    offset_s: float | None,
+    duration_s: float | None,
     utterance_id: str,
     keep_all: bool,
 ) -> Extraction:
     """As `features_of_file`, with where each segment lies; messages call the recording by its name."""
-    offset_s, duration_s = piece
     check_number("offset_s", offset_s or 0.0, 0, _FAR_S)
     if duration_s is not None:
         check_number("duration_s", duration_s, 0, _FAR_S, open_low=True)
