@@ -24,6 +24,7 @@ _POLICIES: dict[str, tuple[int, int, int, int, float]] = {
     "SM": (2, 15, 2, 70, 0.2),  # Switchboard mild
     "SS": (2, 27, 2, 70, 0.2),  # Switchboard strong
 }
+# More than any crop has room for; they bound the arrays that are made.
 _MOST_MASKS = 1 << 10
 _MOST_WIDTH = 1 << 20
 

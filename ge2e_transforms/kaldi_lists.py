@@ -130,10 +130,17 @@ def _segment(place: Place, text: str) -> tuple[str, float, float | None, int | N
             f"{place}: expected utterance, recording, start, end and perhaps a channel, got {shown(text)}"
         )
     start = seconds(place, "start", fields[1])
-    channel = int(seconds(place, "channel", fields[3])) if len(fields) == 4 else None
+    channel = _channel(place, fields[3]) if len(fields) == 4 else None
     if fields[2] in ("-1", "-1.0"):
         return fields[0], start, None, channel
     duration = round(seconds(place, "end", fields[2]) - start, 6)
     if duration <= 0:
         raise ManifestError(f"{place}: ends at {fields[2]} s, where it has not begun: expected an end behind the start")
     return fields[0], start, duration, channel
+
+
+def _channel(place: Place, text: str) -> int:
+    """A channel from 0, which Kaldi's extract-segments takes as a whole number alone."""
+    if not text.isdecimal():
+        raise ManifestError(f"{place}: channel={shown(text)}: expected a whole number from 0")
+    return int(text)

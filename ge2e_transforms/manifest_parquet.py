@@ -13,6 +13,7 @@ from ge2e_transforms.utterance import shown
 
 # What is of all columns, and one of what is absent, those that are wanted in their order.
 Pick: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
+# Rows that are read at once.
 _ROWS = 4096
 
 
