@@ -24,6 +24,7 @@ def check(ok: bool, name: str, value: object, expected: str) -> None:
 
 
 def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuses what is none of the allowed."""
     check(value in allowed, name, value, "one of " + ", ".join(allowed))
 
 

@@ -3,7 +3,7 @@
 Parent and child speak over two pipes in frames: four bytes with the length of a JSON object, the object, and as many
 bytes of content as its `length` says. Nothing is unpickled and no module of the parent is run again. The child ends
 when its standard input does, or when the time for a recording is over; so it does not outlive a parent that was
-killed. The content of a question is encoded bytes, that of an answer float32 samples. It must not know how they are
+killed. The content of a request is encoded bytes, that of an answer float32 samples. It must not know how they are
 decoded.
 """
 
