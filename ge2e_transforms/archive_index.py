@@ -2,7 +2,8 @@
 
 A tar has no list of its members, so it is walked from start to end, some MiB at a time with several reads in flight:
 over a network a read for every header would be a request for every member. A zip ends with a list: two or three reads.
-The formats are parsed by the standard library, which is fast enough (`benchmarks/archives.py`).
+The formats are parsed by the standard library, which is fast enough (`benchmarks/archives.py`). Places and lengths are
+bytes. It must not know where archives lie, or what is in their members: it sees a `RandomAccess` alone.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ _FAULTS = (
     ArithmeticError,
     struct.error,
 )
+# Names to either side of one that is missing, among which likely ones are looked for, and how many are shown.
 _NEIGHBOURS, _SHOWN = 100, 3
 
 _walking = threading.BoundedSemaphore(_WALKS)
@@ -160,7 +162,11 @@ class Index:
 
 
 def plain_name(name: str) -> str:
-    """The name of a member without './', '//' and a leading '/': as archives are unpacked they mean nothing."""
+    """The name of a member without './', '//' and a leading '/': as archives are unpacked they mean nothing.
+
+    >>> plain_name("./speaker//a.flac")
+    'speaker/a.flac'
+    """
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 

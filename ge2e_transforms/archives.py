@@ -1,7 +1,8 @@
 """Audio inside of tar and zip archives: `speech.tar#speaker/a.flac`, read at random without unpacking.
 
 What is in an archive is found once per process and kept in memory; then a member is one positional read. Nothing is
-written, and names of members are only ever compared. Where archives lie is the business of whoever opens them.
+written, and names of members are only ever compared. It must not know where archives lie, which is the business of
+whoever opens them, or how audio is decoded: a member is bytes.
 
 An archive is told by its name: the first `.tar#` or `.zip#` in any case of letters ends it, and the rest is the
 member. In other names '#' is a letter like any other; only a loose file below a folder called `a.tar#b` cannot be
@@ -28,12 +29,12 @@ from ge2e_transforms.errors import (
 )
 from ge2e_transforms.regular_files import MISSING, NEVER_READABLE
 
-__all__ = ["MAX_INDEXED_MEMBERS", "MAX_MEMBER_BYTES", "Archives", "OpenArchive", "RandomAccess", "split_member"]
+__all__ = ["Archives", "OpenArchive", "RandomAccess", "split_member"]
 
 # Members are read whole. Ten minutes (the recipe's default limit) of 8 channels of float at 48 kHz are 0.92 GB.
-MAX_MEMBER_BYTES = 1 << 30
-# Of all indexes that a process keeps: 0.3 GB at 40 letters a name.
-MAX_INDEXED_MEMBERS = 4_000_000
+_MAX_MEMBER_BYTES = 1 << 30
+# Of all indexes that a process keeps: 0.3 GB at 40 letters a name, as `benchmarks/archives.py` measures it.
+_MAX_INDEXED_MEMBERS = 4_000_000
 _ENDING = re.compile(r"\.(?:tar|zip|(?:tar\.|t)(?:gz|bz2?|xz|lz4|zst))#", re.IGNORECASE)
 # Of a zip's member, before its bytes: signature; 22 bytes that the list of members has too; lengths of name and extra.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -46,7 +47,13 @@ OpenArchive = Callable[[str], AbstractContextManager[RandomAccess]]
 
 
 def split_member(location: str) -> tuple[str, str] | None:
-    """('…/a.tar', 'member') of a location inside of an archive, None of any other."""
+    """Archive and member of a location inside of an archive, None of any other.
+
+    >>> split_member("corpus/speech.tar#speaker/a.flac")
+    ('corpus/speech.tar', 'speaker/a.flac')
+    >>> split_member("corpus/take#2.flac") is None
+    True
+    """
     found = _ENDING.search(location)
     return None if found is None else (location[: found.end() - 1], location[found.end() :])
 
@@ -63,8 +70,8 @@ class Archives:
     def __init__(
         self,
         open_archive: OpenArchive,
-        max_member_bytes: int = MAX_MEMBER_BYTES,
-        max_members: int = MAX_INDEXED_MEMBERS,
+        max_member_bytes: int = _MAX_MEMBER_BYTES,
+        max_members: int = _MAX_INDEXED_MEMBERS,
     ) -> None:
         self._open_archive = open_archive
         self._max_bytes, self._max_members = max_member_bytes, max_members

@@ -3,7 +3,8 @@
 Every fault of a recording is a `DataError`. Any other `OSError` while reading (a disk or a network that fails)
 is let out as it is: it says nothing about the recording, and reading again may help.
 
-What can be decoded, and what damage cannot be noticed, stands in `decoders` and `containers`.
+What can be decoded, and what damage cannot be noticed, stands in `decoders` and `containers`. Full scale is 1, which
+float formats, lossy codecs and resampling may pass. It must not know of archives, stores or datasets.
 """
 
 from __future__ import annotations

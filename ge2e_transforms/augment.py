@@ -1,7 +1,7 @@
 """SpecAugment: hides bands of bins and stretches of frames of crops, by draws that belong to each crop alone.
 
 Park et al.: "SpecAugment: A Simple Data Augmentation Method for Automatic Speech Recognition", Interspeech 2019.
-It must not know where crops come from.
+Crops are float32 `[n, bins, frames]`, or with the last two axes exchanged. It must not know where they come from.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _POLICIES: dict[str, tuple[int, int, int, int, float]] = {
     "SM": (2, 15, 2, 70, 0.2),  # Switchboard mild
     "SS": (2, 27, 2, 70, 0.2),  # Switchboard strong
 }
+# More than any crop has room for; they bound the arrays that are made.
 _MOST_MASKS = 1 << 10
 _MOST_WIDTH = 1 << 20
 

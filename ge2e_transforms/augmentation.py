@@ -1,6 +1,7 @@
 """What is written beside each clean utterance: the copies and speeds that an `augment.yaml` asks for.
 
-Fields, ranges, reasons, and what is refused. It must not know how a copy is made, or of files.
+Fields, ranges, reasons, and what is refused; ratios are dB, speeds factors. It must not know how a copy is made, or of
+files.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from ge2e_transforms.checks import check, check_integer, check_number, refuse_unknown
+from ge2e_transforms.checks import check, check_integer, check_number, check_one_of, refuse_unknown
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.schema import MAX_COPIES, SPLIT_NAME, TRAIN_SPLIT
@@ -23,7 +24,7 @@ AUGMENT_VERSION = 1
 ADDED = ("noise", "music", "babble")
 KINDS = (*ADDED, "room", "codec")
 # What MPEG-1 to 2.5 layer III can hold.
-MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_MP3_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 CODECS = ("mp3", "telephone")
 # Between an id and what was done to it: '19~speed0.9', 'a.flac~noise1'.
 MARK = "~"
@@ -79,7 +80,7 @@ class Codecs:
         _set(self, codecs=_names("codecs", self.codecs))
         check(bool(self.codecs), "codecs", self.codecs, "at least one of " + ", ".join(CODECS))
         for codec in self.codecs:
-            check(codec in CODECS, "codecs", codec, "one of " + ", ".join(CODECS))
+            check_one_of("codecs", codec, CODECS)
         _check_copies(self.copies)
 
 
@@ -198,19 +199,16 @@ class Augmentation:
         Raises:
             ConfigError: it is MP3.
         """
-        if self.codec and self.codec.copies and "mp3" in self.codec.codecs and sample_rate_hz not in MP3_RATES_HZ:
+        if self.codec and self.codec.copies and "mp3" in self.codec.codecs and sample_rate_hz not in _MP3_RATES_HZ:
             raise ConfigError(
                 f"augment.codec: mp3 cannot hold sample_rate_hz={sample_rate_hz}: expected one of "
-                f"{', '.join(map(str, MP3_RATES_HZ))}, or codecs: [telephone]"
+                f"{', '.join(map(str, _MP3_RATES_HZ))}, or codecs: [telephone]"
             )
 
     def to_dict(self) -> dict[str, Any]:
         """As `from_dict` takes it."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self, dict_factory=_lists).items()
-            if value is not None
-        }
+        values = dataclasses.asdict(self, dict_factory=_lists)
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: object) -> Augmentation:
@@ -260,7 +258,11 @@ def reserved(name: str) -> bool:
 
 
 def sped(name: str, factor: float) -> str:
-    """Id of a speaker or an utterance at another speed; at its own it stays."""
+    """Id of a speaker or an utterance at another speed; at its own it stays.
+
+    >>> sped("19", 0.9), sped("19", 1.0)
+    ('19~speed0.9', '19')
+    """
     return name if factor == 1 else f"{name}{MARK}speed{factor:g}"
 
 

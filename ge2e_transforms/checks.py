@@ -1,4 +1,7 @@
-"""Checks of option values: the errors that they raise quote the value and say what was expected."""
+"""Checks of option values: what does not pass is a `ConfigError` that quotes the value and says what was expected.
+
+They must not know what any option means.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,23 @@ from ge2e_transforms.errors import ConfigError
 
 
 def check(ok: bool, name: str, value: object, expected: str) -> None:
+    """Refuses a value that was found wanting.
+
+    >>> check(False, "n_fft", 511, "an even number")
+    Traceback (most recent call last):
+    ge2e_transforms.errors.ConfigError: n_fft=511 cannot be used: expected an even number
+    """
     if not ok:
         raise ConfigError(f"{name}={value!r} cannot be used: expected {expected}")
 
 
 def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuses what is none of the allowed."""
     check(value in allowed, name, value, "one of " + ", ".join(allowed))
 
 
 def check_number(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """Refuses a number outside of [low, high], or (low, high] with `open_low`; NaN too."""
     bracket = "(" if open_low else "["
     inside = low < value <= high if open_low else low <= value <= high
     check(inside, name, value, f"a number in {bracket}{low:g}, {high:g}]")
@@ -31,6 +42,7 @@ def check_integer(name: str, value: object, low: int, high: int) -> None:
 
 
 def refuse_unknown(name: str, values: object, known: set[str]) -> None:
+    """Refuses what is no dict, or has other keys than the known ones."""
     expected = f"an object with some of the fields {', '.join(sorted(known))}"
     check(isinstance(values, dict), name, values, expected)
     unknown = sorted(set(values) - known, key=str)  # type: ignore[call-overload]
@@ -38,7 +50,11 @@ def refuse_unknown(name: str, values: object, known: set[str]) -> None:
 
 
 class Stage:
-    """Base of the stage configs: types first, so that 25 and 25.0 are one value and one fingerprint."""
+    """Base of frozen dataclasses of options: types first, so that 25 and 25.0 are one value and one fingerprint.
+
+    Raises:
+        ConfigError: a value of another type than the field has, or one that `_check_values` of the class refuses.
+    """
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """How the hot loops are compiled: by Numba, when they are first called, and kept for later processes.
 
 Without `fastmath` the compiler neither reorders sums nor fuses a product with a sum, so values do not depend on the
-CPU.
+CPU. It must not know what is compiled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The recipe: the stages (`stages`) together, presets of them, and the one frame count.
 
 Inside the project lengths are whole samples and frames; `Recipe` gives them. The canonical JSON of a
-`Recipe` is its fingerprint: two datasets with one fingerprint can be read, grown and compared as one.
+`Recipe` is its fingerprint: two datasets with one fingerprint can be read, grown and compared as one. It must not know
+of arrays or files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ _LATER = {"level_mode", "window_form", "snip", "scale", "frame_dc", "pre_emphasi
 
 @dataclass(frozen=True)
 class Recipe:
-    """The configs of all stages together: everything that decides the values of a dataset."""
+    """The configs of all stages together: everything that decides the values of a dataset.
+
+    Raises:
+        ConfigError: stages that do not fit each other, or a length that is no whole number of samples.
+    """
 
     audio: AudioConfig = field(default_factory=AudioConfig)
     voice: VoiceConfig = field(default_factory=VoiceConfig)
@@ -151,7 +156,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, stages: dict[str, dict[str, Any]]) -> Recipe:
-        """The recipe of a dataset's metadata; unknown stages or fields are refused."""
+        """The recipe of a dataset's metadata; what is not given is the default.
+
+        Raises:
+            ConfigError: unknown stages or fields, or values that cannot be used.
+        """
         known = {f.name: f.default_factory for f in dataclasses.fields(cls)}
         refuse_unknown("recipe", stages, set(known))
         made: dict[str, Any] = {}
@@ -163,7 +172,14 @@ class Recipe:
         return cls(**made)
 
     def replace(self, /, **values: Any) -> Recipe:
-        """A recipe with some fields changed, whichever stage they are in: `recipe.replace(n_mels=64)`."""
+        """A recipe with some fields changed, whichever stage they are in.
+
+        >>> Recipe().replace(n_mels=64, crop_ms=1600).feature_shape
+        [64, 161]
+
+        Raises:
+            ConfigError: no field of this name, or a value that cannot be used.
+        """
         stages = dataclasses.asdict(self)
         for name, value in values.items():
             owner = next((stage for stage in stages.values() if name in stage), None)
@@ -186,8 +202,10 @@ def canonical_json(value: object) -> str:
 def n_frames(n_samples: int, recipe: Recipe) -> int:
     """Frames of a spectrogram of `n_samples`. The only place where samples become frames.
 
-    Centred: 1 + n // hop (1.2 s at 16 kHz and hop 160 -> 121). Not centred: only whole FFTs, or whole windows where
-    `snip` is 'window' (1.2 s and a window of 400 -> 118).
+    Centred: 1 + n // hop. Not centred: only whole FFTs, or whole windows where `snip` is 'window'. 1.2 s at 16 kHz:
+
+    >>> n_frames(19200, PRESETS["ge2e"]), n_frames(19200, PRESETS["kaldi"])
+    (121, 118)
     """
     if n_samples <= 0:
         return 0
@@ -197,7 +215,11 @@ def n_frames(n_samples: int, recipe: Recipe) -> int:
 
 
 def samples_for(frames: int, recipe: Recipe) -> int:
-    """The fewest samples that give so many frames, at least one: `n_frames` the other way round (121 -> 19200)."""
+    """The fewest samples that give so many frames, at least one: `n_frames` the other way round.
+
+    >>> samples_for(121, PRESETS["ge2e"])
+    19200
+    """
     if recipe.feature.center:
         return max(1, (frames - 1) * recipe.hop_samples)
     return (frames - 1) * recipe.hop_samples + recipe.frame_samples
@@ -265,7 +287,14 @@ PRESETS: dict[str, Recipe] = {
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """'n_mels=64' -> ('n_mels', 64): the value as JSON where it is JSON, else as text; 'none' stays text."""
+    """Name and value of a setting; the value is JSON where it can be, else text.
+
+    >>> parse_setting("n_mels=64"), parse_setting("voice=none")
+    (('n_mels', 64), ('voice', 'none'))
+
+    Raises:
+        ConfigError: there is no name, or no '='.
+    """
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
         raise ConfigError(f"--set {text!r} cannot be read: expected field=value, such as n_mels=64")

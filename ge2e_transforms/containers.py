@@ -6,6 +6,8 @@ container to say so first. FLAC needs nothing: each of its frames has a checksum
 
 Not looked into, so that a missing end is not seen: containers other than those of `KINDS`, MPEG layers I and II, an
 MP3 with something other than ID3 tags before its first frame, and a WAV whose header gives its size as unknown.
+
+Positions and lengths are bytes. It must not know how samples are decoded.
 """
 
 from __future__ import annotations

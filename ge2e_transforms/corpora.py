@@ -3,7 +3,8 @@
 A scanner gives its rows in sorted order of their paths, with absolute paths and file sizes, and ends with a
 warning about audio that it left out, or with an error that shows what it found if nothing fits.
 
-Speaker ids count in the namespace of their population: corpora that share speakers share one.
+Speaker ids count in the namespace of their population: corpora that share speakers share one. No recording is opened:
+names and tables tell all.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from pathlib import Path
 
 from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.list_files import table
-from ge2e_transforms.manifest import Utterance, check_utterance
 from ge2e_transforms.tree_scan import File, folder_of, matches
+from ge2e_transforms.utterance import Utterance, check_utterance
 
 _log = logging.getLogger(__name__)
 
-LIBRISPEECH_PATTERN = "{subset}/{speaker}/{session}/{speaker}-{session}-{any}.flac"
-LIBRITTS_PATTERN = "{subset}/{speaker}/{session}/{speaker}_{session}_{any}.wav"
+_LIBRISPEECH_PATTERN = "{subset}/{speaker}/{session}/{speaker}-{session}-{any}.flac"
+_LIBRITTS_PATTERN = "{subset}/{speaker}/{session}/{speaker}_{session}_{any}.wav"
 _VOXCELEB_PATTERNS = tuple(f"{{speaker}}/{{session}}/{{utterance}}{ending}" for ending in (".wav", ".m4a", ".flac"))
 _VOXCELEB_SET = re.compile(r"(?:vox[12]_)?(dev|test)(?:_(?:wav|aac))?")
 _VCTK_PATTERN = "{speaker}/{speaker}_{utterance}_mic{session}.flac"
@@ -49,14 +50,14 @@ def librispeech(
     Raises:
         ManifestError: no such folder, or no file in it fits.
     """
-    return _libri(root, "LibriSpeech", LIBRISPEECH_PATTERN, splits, namespace)
+    return _libri(root, "LibriSpeech", _LIBRISPEECH_PATTERN, splits, namespace)
 
 
 def libritts(
     root: str | Path, splits: Mapping[str, str] | None = None, namespace: str = "libri"
 ) -> Iterator[Utterance]:
     """Rows of LibriTTS, as `librispeech`: `<subset>/<speaker>/<chapter>/<speaker>_<chapter>_<part>_<number>.wav`."""
-    return _libri(root, "LibriTTS", LIBRITTS_PATTERN, splits, namespace)
+    return _libri(root, "LibriTTS", _LIBRITTS_PATTERN, splits, namespace)
 
 
 def _libri(

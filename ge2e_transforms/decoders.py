@@ -8,6 +8,8 @@ Damage that cannot be noticed: a FLAC whose header states another rate, or fewer
 number while the end is missing from between two frames on; damage in MP3 or AAC that keeps the frames in step;
 a missing end where the length is not stated (AAC without a container, WebM as it was streamed); and what
 `containers` lists. Damage in the last frame of a FLAC is taken for a missing end.
+
+Samples are float32 `[n]` or `[n, channels]`. It must not know where bytes come from, or what a recipe makes of samples.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ from ge2e_transforms.errors import (
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 _T = TypeVar("_T")
-# What is made of an opened sound or container, its kind and the limits.
-_Use: TypeAlias = Callable[[Any, str, AudioConfig], _T]
+# What is made of an opened sound or container.
+_Use: TypeAlias = Callable[[Any], _T]
 
 # Values decoded at once (64 MiB): more than most recordings have, so that there is one call and no copy, and
 # little enough for a header that claims too much.
@@ -145,7 +147,12 @@ def decode_any(stream: Encoded, config: AudioConfig) -> tuple[Samples, int]:
     Raises:
         DataError: not audio, corrupt, truncated, empty or over a limit.
     """
-    return _by_either(stream, config, _decode_sound, _decode_track)
+    return _by_either(
+        stream,
+        config,
+        lambda sound: _decode_sound(sound, stream.kind, config),
+        lambda container: _decode_track(container, stream.kind, config),
+    )
 
 
 def header_of_any(stream: Encoded, config: AudioConfig) -> Header:
@@ -154,12 +161,17 @@ def header_of_any(stream: Encoded, config: AudioConfig) -> Header:
     Raises:
         DataError: as `decode_any`, as far as that shows without decoding.
     """
-    return _by_either(stream, config, _header_of_sound, _header_of_track)
+    return _by_either(
+        stream,
+        config,
+        lambda sound: _header_of_sound(sound, config),
+        lambda container: _header_of_track(container, stream.kind, config),
+    )
 
 
 def _by_either(stream: Encoded, config: AudioConfig, of_sound: _Use[_T], of_track: _Use[_T]) -> _T:
     found = None if stream.kind in ("mp4", "matroska") else _by_libsndfile(stream, config, of_sound)
-    return _by_pyav(stream, config, of_track) if found is None else found
+    return _by_pyav(stream, of_track) if found is None else found
 
 
 class _Forward(soundfile.SoundFile):  # type: ignore[misc]
@@ -177,7 +189,7 @@ def _by_libsndfile(stream: Encoded, config: AudioConfig, use: _Use[_T]) -> _T | 
     try:
         with _Forward(stream) as sound:
             _check_shape(sound.samplerate, sound.channels, config)
-            return use(sound, stream.kind, config)
+            return use(sound)
     except soundfile.LibsndfileError as error:
         if stream.kind == "flac" and _fails_at_end(stream):
             raise TruncatedAudioError(f"the end of the FLAC is missing: {error.error_string}") from error
@@ -195,7 +207,7 @@ def _decode_sound(sound: Any, kind: str, config: AudioConfig) -> tuple[Samples, 
     return samples, sound.samplerate
 
 
-def _header_of_sound(sound: Any, kind: str, config: AudioConfig) -> Header:
+def _header_of_sound(sound: Any, config: AudioConfig) -> Header:
     rate, channels, frames = sound.samplerate, sound.channels, sound.frames
     if frames >= _UNKNOWN_LENGTH:
         frames = sum(map(len, _limited(_blocks(sound), 0, (rate, channels), config)))
@@ -234,7 +246,7 @@ def _check_length(decoded: int, stated: int, kind: str, subtype: str) -> None:
         raise CorruptAudioError(f"{found}: frames inside are damaged")
 
 
-def _by_pyav(stream: Encoded, config: AudioConfig, use: _Use[_T]) -> _T:
+def _by_pyav(stream: Encoded, use: _Use[_T]) -> _T:
     try:
         import av
     except ImportError:
@@ -250,7 +262,7 @@ def _by_pyav(stream: Encoded, config: AudioConfig, use: _Use[_T]) -> _T:
             if not container.streams.audio:
                 raise NotAudioError(f"there is no audio in the file, which looks like {container.format.name}")
             known = True
-            return use(container, stream.kind, config)
+            return use(container)
     except av.error.FFmpegError as error:
         if known:
             raise CorruptAudioError(f"PyAV fails inside of it: {error.strerror}") from error
@@ -284,7 +296,7 @@ def _frames(container: Any, config: AudioConfig) -> tuple[Any, Iterator[Any]]:
     first = next(frames, None)
     if first is None:
         raise EmptyAudioError("the audio has no samples")
-    _check_shape(first.sample_rate, len(first.layout.channels), config)
+    _check_shape(first.sample_rate, first.layout.nb_channels, config)
     return first, frames
 
 
@@ -302,10 +314,10 @@ def _values(first: Any, others: Iterator[Any]) -> Iterator[Samples]:
     import av
 
     packed = av.AudioResampler(format="flt")
-    shape = first.sample_rate, len(first.layout.channels)
+    shape = first.sample_rate, first.layout.nb_channels
     frame: Any = first
     while frame is not None:
-        if (frame.sample_rate, len(frame.layout.channels)) != shape:
+        if (frame.sample_rate, frame.layout.nb_channels) != shape:
             raise CorruptAudioError(f"the rate or the number of channels, {shape} at first, changes inside of it")
         for piece in packed.resample(frame):
             values = piece.to_ndarray()[0]

@@ -1,7 +1,8 @@
 """`FeatureExtractor`: the one way from a waveform to what is stored, on workers and at inference.
 
 Order of the stages: remove DC -> voice -> level -> dither -> pre-emphasis -> segments -> features.
-Lengths are samples at the recipe's rate. It must not know of files, manifests or records.
+Waveforms are float32 `[n]` in [-1, 1], lengths samples at the recipe's rate. It must not know of files, manifests or
+records.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ class Voiced:
 
 @dataclass(frozen=True)
 class Extraction:
-    """All segments of one utterance, the share of it that is voice, and the gain of the level stage.
+    """All that is made of one utterance.
 
-    Raw segments are the source's own samples: the gain is what the level stage would apply to them.
+    Attributes:
+        segments: in the order of their starts.
+        voiced_fraction: share of the utterance that is voice, in [0, 1].
+        gain_db: of the level stage. Raw segments are the source's own samples: it is what would be applied to them.
+        voiced: what was taken for voice.
     """
 
     segments: list[Segment]
@@ -77,6 +82,9 @@ class FeatureExtractor:
 
     Args:
         recipe: a `Recipe`, for instance `PRESETS['ge2e']`.
+
+    Raises:
+        ConfigError: a mel filter is narrower than the bins of the FFT.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -105,7 +113,7 @@ class FeatureExtractor:
 
         Raises:
             DataError: silent, empty, too short for the recipe, or not finite.
-            ConfigError: the waveform does not hold floats.
+            ConfigError: the waveform does not hold floats, or has another shape.
         """
         if not np.issubdtype(np.asarray(waveform).dtype, np.floating):
             kind = np.asarray(waveform).dtype
@@ -163,7 +171,8 @@ class FeatureExtractor:
         segments = self._windows(samples, intervals, level, seed) if self.recipe.segment.segments == "windows" else []
         if not segments:
             if self.recipe.segment.segments == "windows":
-                self._refuse_short(found.voice, f"window of crop_ms={self.recipe.segment.crop_ms:g}", keep_all)
+                if not keep_all:
+                    raise self._too_short(found.voice, f"window of crop_ms={self.recipe.segment.crop_ms:g}")
                 flags |= FLAG_SHORT
             segments = self._parts(samples, intervals, level, seed)
         crop = self.recipe.crop_frames
@@ -182,7 +191,8 @@ class FeatureExtractor:
         least_ms = self.recipe.segment.min_utterance_ms
         short = length * 1000 < least_ms * rate
         if short or not self._holds_rows(n_samples, intervals):
-            self._refuse_short(length, f"segment of min_utterance_ms={least_ms:g}" if short else "frame", keep_all)
+            if not keep_all:
+                raise self._too_short(length, f"segment of min_utterance_ms={least_ms:g}" if short else "frame")
             return Voiced(np.array([[0, n_samples]], dtype=np.int64), FLAG_UNVOICED, length)
         return Voiced(intervals, 0, length)
 
@@ -208,10 +218,9 @@ class FeatureExtractor:
                 gains[number] = gain_of(peak, square, config.level_dbfs, config.level_mode)
         return self._kernel(self._shaped(sums.levelled(crops, means, gains), seeds.tolist()))
 
-    def _refuse_short(self, voiced: int, wanted: str, keep_all: bool) -> None:
-        if not keep_all:
-            found = voiced * 1000 / self.recipe.audio.sample_rate_hz
-            raise TooShortError(f"{found:.0f} ms of voice hold no {wanted}")
+    def _too_short(self, voiced: int, wanted: str) -> TooShortError:
+        found_ms = voiced * 1000 / self.recipe.audio.sample_rate_hz
+        return TooShortError(f"{found_ms:.0f} ms of voice hold no {wanted}")
 
     def _conditioned(
         self, samples: npt.NDArray[np.float32], spans: list[list[int]], level: Level, seed: int

@@ -2,7 +2,8 @@
 
 Values do not depend on the CPU: every sum has a fixed order (no BLAS; the mel product is a sparse one),
 single-precision work is add and multiply only, and the logarithm is rounded correctly (`rounded_log`). So a
-dataset has the same bytes whichever machines made it.
+dataset has the same bytes whichever machines made it. Waveforms are float32 `[n]` in [-1, 1], features float32
+`[frames, bins]`. It must not know of voice, levels or segments.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import scipy.sparse
 from ge2e_transforms import filterbank, frames, spectrum
 from ge2e_transforms.config import Recipe, n_frames
 from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.schema import PCM16_SCALE
 
 Frames: TypeAlias = npt.NDArray[np.float32]
 
 # Frames that SciPy's FFT is given at a time, that are conditioned at a time, and rows whose logarithm is taken: what
 # stays in the cache of a core.
 _BLOCK, _CONDITIONED, _LOG_ROWS = 128, 256, 512
-# What samples are multiplied by, at no cost: the weights of the window are. 32768 is a power of two, so no bit is lost.
-SCALES = {"unit": np.float32(1), "pcm16": np.float32(32768)}
+# What samples are multiplied by, at no cost: the weights of the window are. It is a power of two, so no bit is lost.
+SCALES = {"unit": np.float32(1), "pcm16": np.float32(PCM16_SCALE)}
 # A float64 has 29 bits more than a float32; half a unit of the latter is bit 28 of them. A logarithm
 # whose lower bits are this close to a half may be rounded either way by libraries that differ in the last bits.
 _TAIL, _HALF, _DOUBT = np.uint64((1 << 29) - 1), 1 << 28, 1 << 4
@@ -54,6 +56,9 @@ class FeatureKernel:
 
     Args:
         recipe: its `feature` stage and sample rate are used.
+
+    Raises:
+        ConfigError: as `mel_filterbank`.
     """
 
     def __init__(self, recipe: Recipe) -> None:

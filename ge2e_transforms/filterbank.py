@@ -1,6 +1,7 @@
 """Analysis windows and mel filters, as librosa 0.11 and SciPy make them, to the last bit of float32; and Kaldi's.
 
 They are worked out here, once for each process, since importing those two for it takes a worker more than a second.
+It must not know of recipes.
 """
 
 from __future__ import annotations
@@ -94,12 +95,18 @@ def _kaldi_mels(hz: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def to_mel(hz: float, scale: str) -> float:
+    """Mel of a frequency by the scale 'slaney' or 'htk'; `to_hz` is the way back.
+
+    >>> round(to_mel(1000.0, "slaney"), 3), round(to_mel(1000.0, "htk"), 3)
+    (15.0, 999.986)
+    """
     if scale == "htk":
         return float(_HTK_FACTOR * np.log10(1.0 + hz / _HTK_HZ))
     return _BREAK_MEL + float(np.log(hz / _BREAK_HZ)) / _LOG_STEP if hz >= _BREAK_HZ else hz / _LINEAR_HZ
 
 
 def to_hz(mels: Array, scale: str) -> Array:
+    """Frequencies in Hz, float64, of mels."""
     if scale == "htk":
         return np.asarray(_HTK_HZ * (10.0 ** (mels / _HTK_FACTOR) - 1.0))
     hz = _LINEAR_HZ * mels

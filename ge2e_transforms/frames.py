@@ -1,7 +1,7 @@
 """Frames that are conditioned one by one, as Kaldi does: each less its own mean, then pre-emphasised. Compiled.
 
 Sums go from the first sample to the last in float32, the order of Kaldi's own; so even what rounding leaves of a
-constant is the same.
+constant is the same. Frames are float32 `[frames, width]`. It must not know of recipes.
 """
 
 from __future__ import annotations

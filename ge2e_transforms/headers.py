@@ -3,7 +3,7 @@
 What a header cannot be believed of is refused as decoding would refuse it: a missing end, a container that breaks off,
 more samples than its bytes could hold. MP3 and Ogg are read through to their end for that, all else at its start only.
 A recording whose header passes may still be damaged inside. As with decoding, a library that crashes on hostile bytes
-takes the process along.
+takes the process along. It must not know of manifests, archives or stores.
 """
 
 from __future__ import annotations

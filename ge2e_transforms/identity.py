@@ -15,7 +15,7 @@ from ge2e_transforms.errors import AlreadyThereError, ConfigError, DoubledUttera
 from ge2e_transforms.utterance import Utterance
 
 # As BLAKE2b takes it: 128 bits cannot be guessed, 64 bytes are its longest key.
-KEY_BYTES = (16, 64)
+_KEY_BYTES = (16, 64)
 # 128 bits: of 10^9 ids the chance that any two share a pseudonym is below 10^-20.
 _DIGEST_BYTES = 16
 _SALT_BYTES = 16
@@ -69,9 +69,9 @@ class Pseudonyms:
     """
 
     def __init__(self, key: bytes) -> None:
-        if not KEY_BYTES[0] <= len(key) <= KEY_BYTES[1]:
+        if not _KEY_BYTES[0] <= len(key) <= _KEY_BYTES[1]:
             raise ConfigError(
-                f"the key of --pseudonymize has {len(key)} bytes: expected {KEY_BYTES[0]} to {KEY_BYTES[1]} random "
+                f"the key of --pseudonymize has {len(key)} bytes: expected {_KEY_BYTES[0]} to {_KEY_BYTES[1]} random "
                 "ones (head -c 32 /dev/urandom > KEYFILE)"
             )
         self._key = key

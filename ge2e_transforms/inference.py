@@ -1,5 +1,7 @@
 """Recordings to features outside of a dataset: what a worker makes of one row of a manifest, as a function.
 
+Offsets and durations are seconds. It must not know of manifests, archives or datasets.
+
 extractor = FeatureExtractor.from_metadata(loader.get_metadata())
 features = features_of_file("new.flac", extractor)
 """
@@ -15,6 +17,7 @@ from ge2e_transforms import audio
 from ge2e_transforms.checks import check_number
 from ge2e_transforms.extractor import Extraction, FeatureExtractor
 
+# Longer than any recording, and few enough samples to count exactly in a float64.
 _FAR_S = 1e9
 
 
@@ -53,7 +56,8 @@ def features_of_file(
         extractor,
         name,
         channel=channel,
-        piece=(offset_s, duration_s),
+        offset_s=offset_s,
+        duration_s=duration_s,
         utterance_id=name if utterance_id is None else utterance_id,
         keep_all=keep_all,
     )
@@ -66,17 +70,17 @@ def extract_file(
     name: str,
     *,
     channel: str | int | None,
-    piece: tuple[float | None, float | None],
+    offset_s: float | None,
+    duration_s: float | None,
     utterance_id: str,
     keep_all: bool,
 ) -> Extraction:
     """As `features_of_file`, with where each segment lies; messages call the recording by its name."""
-    offset_s, duration_s = piece
     check_number("offset_s", offset_s or 0.0, 0, _FAR_S)
     if duration_s is not None:
         check_number("duration_s", duration_s, 0, _FAR_S, open_low=True)
     config = extractor.recipe.audio
     samples = audio.load(source, config, channel, name)
-    if piece[0] is not None or piece[1] is not None:
-        samples = audio.cut(samples, config.sample_rate_hz, *piece, name)
+    if offset_s is not None or duration_s is not None:
+        samples = audio.cut(samples, config.sample_rate_hz, offset_s, duration_s, name)
     return extractor.extract(samples, utterance_id=utterance_id, keep_all=keep_all)

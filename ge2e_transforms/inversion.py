@@ -30,6 +30,7 @@ _STEPS = 30
 _BLOCK = 512
 # No waveform has this much: full scale gives at most n_fft^2 = 2^32 a bin, in no more than 2^15 bins.
 _MOST_POWER = 1e30
+# Keeps divisors above 0.
 _TINY = 1e-300
 
 

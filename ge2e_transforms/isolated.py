@@ -3,7 +3,8 @@
 Parent and child speak over two pipes in frames: four bytes with the length of a JSON object, the object, and as many
 bytes of content as its `length` says. Nothing is unpickled and no module of the parent is run again. The child ends
 when its standard input does, or when the time for a recording is over; so it does not outlive a parent that was
-killed.
+killed. The content of a request is encoded bytes, that of an answer float32 samples. It must not know how they are
+decoded.
 """
 
 from __future__ import annotations
@@ -156,9 +157,9 @@ def _request(source: str | bytes, config: AudioConfig, channel: str | int | None
 def time_limit_s(config: AudioConfig, size: int) -> float:
     """Seconds for a recording of `size` bytes: 188 and some with the default limits.
 
-    Opus, the slowest codec, gives 12 MiB of float32 a second or more, so 1/8 s for each MiB that the recipe allows is
-    enough. A second for each MiB of the file is for one that comes over a slow network, and the minute bears with a
-    machine that does something else.
+    Opus, the slowest codec (`benchmarks/formats.py`), gives 12 MiB of float32 a second or more, so 1/8 s for each MiB
+    that the recipe allows is enough. A second for each MiB of the file is for one that comes over a slow network, and
+    the minute bears with a machine that does something else.
     """
     return 60 + config.max_decoded_mib / 8 + size / _MIB
 

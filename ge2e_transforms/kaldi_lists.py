@@ -1,6 +1,7 @@
 """Kaldi data directories, and what wespeaker keeps in the same form, to manifest rows.
 
-Nothing that a list names is run: `wav.scp` may hold commands, which are refused with the line that holds the first.
+Nothing that a list names is run or opened: `wav.scp` may hold commands, which are refused with the line that holds the
+first. Times are seconds.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def _rows(data: Path, options: ListOptions) -> Iterator[Utterance]:
     audio = {name: placed(plain_path(place, text), root) for name, (place, text) in _mapping(data / "wav.scp").items()}
     speakers = _mapping(data / "utt2spk") if (data / "utt2spk").exists() else _turned_round(data / "spk2utt")
     segments = _mapping(data / "segments") if (data / "segments").exists() else None
-    lengths = "reco2dur" if segments is None and not (data / "utt2dur").exists() else "utt2dur"
-    durations = _mapping(data / lengths) if segments is None and (data / lengths).exists() else {}
+    lengths = [path for path in (data / "utt2dur", data / "reco2dur") if path.exists()]
+    durations = _mapping(lengths[0]) if lengths and segments is None else {}
     without: list[str] = []
     for name, (place, speaker) in speakers.items():
         row = like._replace(speaker_id=speaker, utterance_id=name, manifest=place.path, position=place.line)
@@ -129,10 +130,17 @@ def _segment(place: Place, text: str) -> tuple[str, float, float | None, int | N
             f"{place}: expected utterance, recording, start, end and perhaps a channel, got {shown(text)}"
         )
     start = seconds(place, "start", fields[1])
-    channel = int(seconds(place, "channel", fields[3])) if len(fields) == 4 else None
+    channel = _channel(place, fields[3]) if len(fields) == 4 else None
     if fields[2] in ("-1", "-1.0"):
         return fields[0], start, None, channel
     duration = round(seconds(place, "end", fields[2]) - start, 6)
     if duration <= 0:
         raise ManifestError(f"{place}: ends at {fields[2]} s, where it has not begun: expected an end behind the start")
     return fields[0], start, duration, channel
+
+
+def _channel(place: Place, text: str) -> int:
+    """A channel from 0, which Kaldi's extract-segments takes as a whole number alone."""
+    if not text.isdecimal():
+        raise ManifestError(f"{place}: channel={shown(text)}: expected a whole number from 0")
+    return int(text)

@@ -1,4 +1,7 @@
-"""The level stage: how loud speech is made, by its mean square and its peak. Pure functions of samples."""
+"""The level stage: how loud speech is made, by its mean square and its peak. Pure functions of float32 samples `[n]`.
+
+It must not know of recipes, or how voice is found.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from ge2e_transforms import voice
 
 
 class Level(NamedTuple):
-    """What is done to each sample alike: the mean is taken off, then the gain applied."""
+    """What is done to each sample alike: the mean is taken off, then the gain, a factor, applied."""
 
     mean: np.float32
     gain: np.float32
@@ -35,7 +38,7 @@ def level_gain(
     mean: np.float32,
     mean_square: float,
     level_dbfs: float | None,
-    mode: str = "set",
+    mode: str,
 ) -> np.float32:
     """Gain that sets the root mean square of the voice to `level_dbfs`, with no sample less the mean beyond +-1.
 
@@ -52,7 +55,11 @@ def level_gain(
 
 
 def gain_of(peak: float, mean_square: float, level_dbfs: float, mode: str) -> np.float32:
-    """`level_gain` by the largest distance of a sample from the mean."""
+    """`level_gain` by the largest distance of a sample from the mean.
+
+    >>> float(gain_of(peak=0.4, mean_square=0.05**2, level_dbfs=-20.0, mode="set"))
+    2.0
+    """
     if mean_square == 0:
         return np.float32(1)
     gain = min(10 ** (level_dbfs / 20) / math.sqrt(mean_square), 1 / peak)

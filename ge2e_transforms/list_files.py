@@ -1,14 +1,13 @@
 """Lists that others wrote, line by line: text, JSON Lines and tables, each with the place where it stands.
 
 A line that cannot be read ends the import with a `ManifestError` that names file and line: it is mended there, once,
-rather than left out of a manifest that nobody compares with the list.
+rather than left out of a manifest that nobody compares with the list. Times are seconds. It opens no audio, and must
+not know the columns of any toolkit.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from ge2e_transforms.archives import split_member
 from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.manifest import decode_json
-from ge2e_transforms.manifest_lines import Lines, RowFault
+from ge2e_transforms.manifest_lines import Lines, RowFault, unpacked
 from ge2e_transforms.regular_files import open_regular
 from ge2e_transforms.utterance import Utterance, check_utterance, file_of, is_url, leads_out, shown
 
@@ -83,9 +82,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Lines, _Counted]]:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ManifestError(f"{path} cannot be read ({reason}): expected a list that this user may read") from error
         if str(path).endswith(".gz"):
-            stream = stack.enter_context(
-                io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream, mode="rb")))
-            )
+            stream = stack.enter_context(unpacked(stream))
         counted = _Counted(stream)
         yield Lines(cast(BinaryIO, counted), str(path)), counted
 

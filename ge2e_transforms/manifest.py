@@ -2,7 +2,8 @@
 
 A manifest says where the audio is and who speaks in it; it is all that the pipeline knows about a corpus.
 A row that cannot be used becomes a `LedgerRow` and reading goes on; only a manifest that cannot be used
-as a whole is an error. Doubled utterances are found later, when the rows of a speaker are together.
+as a whole is an error. Doubled utterances are found later, when the rows of a speaker are together. It opens no audio,
+and must not know of corpora.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
 from ge2e_transforms.errors import BadRowError, DataError, LedgerRow, ManifestError, visible
-from ge2e_transforms.manifest_lines import Lines, csv_records, one_line_columns, text_records
+from ge2e_transforms.manifest_lines import Lines, csv_records, one_line_columns, text_records, unpacked
 from ge2e_transforms.manifest_parquet import Pick, parquet_columns
 from ge2e_transforms.utterance import (
     COLUMNS,
@@ -36,7 +37,7 @@ from ge2e_transforms.utterance import (
     utterance,
 )
 
-__all__ = ["COLUMNS", "Utterance", "check_utterance", "read_rows", "write_manifest"]
+__all__ = ["Utterance", "read_rows", "write_manifest"]
 
 _log = logging.getLogger(__name__)
 # Our names, and those of NVIDIA NeMo's manifests.
@@ -71,10 +72,7 @@ def read_rows(stream: BinaryIO, manifest: str) -> Iterator[Utterance | LedgerRow
     if not plain.endswith((".csv", ".jsonl", ".ndjson", ".json")):
         raise ManifestError(f"{manifest}: unknown manifest format: expected a name that ends in {_FORMATS}")
     if plain != name:
-        # Lines through a buffer around it are read in C; GzipFile.readline is Python.
-        stream = cast(
-            BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream, mode="rb")), 1 << 16)
-        )
+        stream = unpacked(stream)
     return (_read_csv if plain.endswith(".csv") else _read_json)(Lines(stream, manifest), manifest)
 
 

@@ -1,18 +1,20 @@
 """Text manifests as lines and CSV records with their byte offsets, whatever is wrong with some of them.
 
 Memory is bounded by one row, and a bad row never takes others along: after a quote that is never closed
-only the line with the quote is given up, and the lines after it are read again as rows.
+only the line with the quote is given up, and the lines after it are read again as rows. It must not know what any
+column means.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ge2e_transforms.errors import ManifestError
 
@@ -143,6 +145,11 @@ class Lines:
         return f"the row has {self._size} bytes: expected at most {MAX_ROW_BYTES}"
 
 
+def unpacked(stream: BinaryIO) -> BinaryIO:
+    """The bytes that gzip packed, whose lines are read in C by the buffer; those of GzipFile itself in Python."""
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=stream, mode="rb")), 1 << 16))
+
+
 def csv_records(lines: Lines) -> Iterator[tuple[int, list[str], str]]:
     """Byte offset, fields and fault ('' if none) of every record that is not blank; RFC 4180, strictly."""
     reader = csv.reader(lines, strict=True)
@@ -193,7 +200,7 @@ def _split_columns(text: str, lines: int, width: int) -> list[list[str]] | None:
 
 
 def text_records(lines: Lines) -> Iterator[tuple[int, str, str]]:
-    """The same for one record a line."""
+    """Byte offset, text and fault ('' if none) of every line that is not blank: one record a line."""
     while True:
         position = lines.start()
         try:

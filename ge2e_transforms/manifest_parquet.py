@@ -1,4 +1,7 @@
-"""Manifests in Parquet as columns of plain values, some thousand rows at a time; rows that repeat a text share it."""
+"""Manifests in Parquet as columns of plain values, some thousand rows at a time; rows that repeat a text share it.
+
+It must not know which columns a manifest has.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from ge2e_transforms.utterance import shown
 
 # What is of all columns, and one of what is absent, those that are wanted in their order.
 Pick: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
+# Rows that are read at once.
 _ROWS = 4096
 
 

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.list_files import Place, text_lines
-from ge2e_transforms.manifest import Utterance
 from ge2e_transforms.tree_scan import File, folder_of, matches
-from ge2e_transforms.utterance import NO_ID, shown
+from ge2e_transforms.utterance import NO_ID, Utterance, shown
 
 _log = logging.getLogger(__name__)
 

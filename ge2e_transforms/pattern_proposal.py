@@ -1,4 +1,7 @@
-"""A pattern for paths that no pattern fitted: which folder is likely the speaker, told from some of the paths."""
+"""A pattern for paths that no pattern fitted: which folder is likely the speaker, told from some of the paths.
+
+It sees text alone, and must not look at files.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ def proposal(paths: Sequence[str]) -> str:
     Folders that are the same for all stand as they are, up to the first that is not; folders named like subsets become
     {subset}; of the others the last two are {speaker}/{session}, or one alone is {speaker}. Without folders the speaker
     is the name up to the first '-' or '_'.
+
+    >>> proposal(["wav/anna/1/a.wav", "wav/bert/1/b.wav"])
+    'wav/{speaker}/{session}/{utterance}.wav'
     """
     forms = Counter((path.count("/"), _ending(path)) for path in paths)
     if not forms:

@@ -1,6 +1,7 @@
 """Opens local files that came by their name from elsewhere: what is no regular file is refused and never waited for.
 
-Opening a named pipe waits for its writer, opening a device may act on it, and neither has an end.
+Opening a named pipe waits for its writer, opening a device may act on it, and neither has an end. It must not know what
+is in a file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014): output i of
 the stream of a key is a 64-bit mix of `key + (i + 1) * golden`, so any output is had without those before it.
-NumPy promises its own streams only within one build. Integer operations only; nothing is rounded.
+NumPy promises its own streams only within one build. Integer operations only; nothing is rounded. Keys and outputs are
+uint64. It must not know what is drawn.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The contract of writer and loader: record keys, index columns, file names, format version. Nothing else.
 
+It must not know how any of these files is written or read.
+
 Layout of a dataset folder O (gen = first 8 hex digits of the fingerprint of recipe, plan and manifests):
 
     O/metadata.json                                       by which the folder is a dataset; replaced as a whole, last
@@ -124,7 +126,11 @@ def role(path: str) -> str:
 
 
 def shard_base(split: str, generation: str, shard: int, shards: int) -> str:
-    """Path of a shard within its dataset, without ending."""
+    """Path of a shard, counted from 0, within its dataset, without ending.
+
+    >>> shard_base("train", "89abcdef", 7, 32)
+    'train/features-89abcdef-00007-of-00032'
+    """
     return f"{split}/features-{generation}-{shard:05d}-of-{shards:05d}"
 
 

@@ -8,6 +8,7 @@ The FFT of 512 real samples is one of 256 complex ones, of the even and the odd 
 (Stockham's form, which needs no reordering; Van Loan 1992, chapter 1.7), and a last step that takes the two apart.
 
 Values do not depend on the CPU or on the width of its vectors, as lanes never meet and sums have a fixed order.
+Waveforms are float32 `[n]`, power float32 `[frames, n_mels]`. It must not know of recipes, windows or mel scales.
 """
 
 from __future__ import annotations
@@ -138,6 +139,20 @@ def _bands(work: Any, sums: Any, out: Any, count: Any, first_bins: Any, starts: 
 def mel_power(
     out: Any, head: Any, wave: Any, tail: Any, geometry: Any, window: Any, twiddles: Any, filters: Any
 ) -> None:
+    """Fills `out`, float32 `[frames, n_mels]`, with the power in mel bands of frames that lie a hop apart.
+
+    Args:
+        out: C order.
+        head: `[m]` float32, C order, with the frames before frame `first`; the first FFT begins at its start.
+        wave: the same, with the frames from `first` to `last`; the first FFT begins at `wave_start`.
+        tail: the same, with the frames from `last` on; the first FFT begins at `tail_start`.
+        geometry: hop, first, wave_start, last, tail_start, and where the window begins in the FFT, an even number.
+            `first` and `last` are numbers of frames, the others samples. An FFT may begin before its array: only
+            samples under the window are read.
+        window: float32, of even length.
+        twiddles: as `twiddles` gives them.
+        filters: as `bands` gives them.
+    """
     hop, first, wave_start, last, tail_start, place = geometry
     first_bins, starts, weights = filters
     work, sums = np.zeros(_END, np.float32), np.zeros(_LANES, np.float32)

@@ -1,6 +1,7 @@
 """What may be chosen at each stage, one frozen dataclass for each: fields, units, reasons, and what is refused.
 
-Units live in the names (`window_ms`, `sample_rate_hz`, `level_dbfs`). `config.Recipe` joins the stages.
+Units live in the names (`window_ms`, `sample_rate_hz`, `level_dbfs`). `config.Recipe` joins the stages. It must not
+know how any stage does its work.
 """
 
 from __future__ import annotations
@@ -114,9 +115,11 @@ class FeatureConfig(Stage):
     frame_dc: subtract from each frame its own mean, before all else is done to it, as Kaldi does.
     pre_emphasis, pre_emphasis_in: y[n] = x[n] - pre_emphasis * x[n-1]; 0 is off (0.97 is usual). Within the
         'utterance', or within each 'frame' apart, as Kaldi does. What comes first has a copy of itself before it.
-    n_mels, f_min_hz, f_max_hz, mel_scale, mel_norm: filterbank as `librosa.filters.mel`, or 'kaldi': HTK's scale with
+    n_mels: 40, as Wan et al. have.
+    f_min_hz, f_max_hz, mel_scale, mel_norm: filterbank as `librosa.filters.mel`, or 'kaldi': HTK's scale with
         triangles that are straight in mels instead of in Hz, of height 1. f_max_hz None is half the sample rate.
     log, floor, floor_kind: 'log10', 'ln' or 'db' (10 log10) of max(power, floor) or power + floor; 'none' keeps power.
+        log10(power + 1e-6) is that of the project's origin.
     dither: amplitude, in units of one 16-bit step, of triangular noise seeded by the utterance id; 0 is off.
     n_mfcc: coefficients kept, librosa's default.
     dtype: 'float32', or 'float16' for half the bytes: then a value is off by up to 2^-9 = 0.002 for log10 (one in
@@ -199,7 +202,8 @@ class SegmentConfig(Stage):
 
     segments: 'utterance' stores the whole voiced part as one spectrogram, crops are chosen when reading;
         'windows' stores fixed windows of `crop_ms` inside each voiced interval, as the project's origin did.
-    crop_ms: 1.2 s, the length that the stored `feature_shape` speaks of; 121 frames by default.
+    crop_ms: 1.2 s, as the project's origin had it: the length that the stored `feature_shape` speaks of, 121 frames by
+        default.
     min_utterance_ms: less voice than this in a train utterance is filtered (policy).
     max_part_s: longer utterances are cut into parts, each a record with its own checksum.
     """

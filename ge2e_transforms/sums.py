@@ -1,7 +1,7 @@
 """Sums over samples and frames in a fixed order, compiled.
 
 Samples are summed in 64 lanes, sample n in lane n mod 64, so that the compiler makes vector instructions of it without
-changing the order; the lanes are added up in turn.
+changing the order; the lanes are added up in turn. Samples are float32, sums float64. It must not know of recipes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Corpora whose recordings stand in tables: Common Voice, and folders of audio as the Hugging Face Hub takes them."""
+"""Corpora whose recordings stand in tables: Common Voice, and folders of audio as the Hugging Face Hub takes them.
+
+Durations are seconds. No recording is opened: names and tables tell all.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ _HUB_SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _METADATA = ("metadata.csv", "metadata.jsonl")
+# How deep links to folders are followed: a split, a speaker and one more.
+_DEPTH = 3
 _SPEAKER_COLUMNS = ("speaker_id", "speaker", "spk_id", "client_id")
 
 
@@ -129,12 +134,13 @@ def _by_metadata(folder: Path, tables: Sequence[Path], column: str, like: Uttera
                 )
             audio = below(place, text_of(place, row, "file_name"), path.parent)
             name = str(Path(audio).relative_to(folder))
+            subset, split = _part_of(name)
             yield like._replace(
                 audio_path=audio,
                 speaker_id=text_of(place, row, *wanted),
                 utterance_id=name,
-                split=_split_of(name),
-                subset=_subset_of(name),
+                subset=subset,
+                split=split,
                 manifest=place.path,
                 position=place.line,
             )
@@ -143,7 +149,7 @@ def _by_metadata(folder: Path, tables: Sequence[Path], column: str, like: Uttera
 def _by_folders(folder: Path, like: Utterance) -> Iterator[Utterance]:
     left_out: list[str] = []
     count = 0
-    for number, file in enumerate(files_below(str(folder), "", 3, frozenset())):
+    for number, file in enumerate(files_below(folder, _DEPTH)):
         *above, label, _ = ["", *file.path.split("/")]
         if not file.path.lower().endswith(AUDIO_ENDINGS):
             continue
@@ -151,12 +157,13 @@ def _by_folders(folder: Path, like: Utterance) -> Iterator[Utterance]:
             left_out += [file.path]
             continue
         count += 1
+        subset, split = _part_of("/".join(above) + "/")
         yield like._replace(
             audio_path=f"{folder}/{file.path}",
             speaker_id=label,
             utterance_id=file.path,
-            split=_split_of("/".join(above) + "/"),
-            subset=_subset_of("/".join(above) + "/"),
+            subset=subset,
+            split=split,
             manifest=str(folder),
             position=number,
         )
@@ -173,18 +180,10 @@ def _by_folders(folder: Path, like: Utterance) -> Iterator[Utterance]:
         raise ManifestError(f"{folder}: {found}: expected metadata.csv or metadata.jsonl, or a folder for each speaker")
 
 
-def _words(path: str) -> list[tuple[str, str]]:
-    """Folders of a path whose names hold a word for a split, with that split."""
-    found = []
+def _part_of(path: str) -> tuple[str, str]:
+    """Subset and split of a path: the first folder whose name holds a word for a split, and that split; '' for none."""
     for name in path.split("/")[:-1]:
-        word = next((word for word in re.split(r"[^a-z]+", name.lower()) if word in _HUB_SPLITS), "")
-        found += [(name, _HUB_SPLITS[word])] if word else []
-    return found
-
-
-def _split_of(path: str) -> str:
-    return next((split for _, split in _words(path)), "")
-
-
-def _subset_of(path: str) -> str:
-    return next((name for name, _ in _words(path)), "")
+        for word in re.split(r"[^a-z]+", name.lower()):
+            if word in _HUB_SPLITS:
+                return name, _HUB_SPLITS[word]
+    return "", ""

@@ -1,7 +1,7 @@
 """Finds the files of a tree and matches their paths with a pattern, such as `{speaker}/{session}/{utterance}.wav`.
 
 Files come in sorted order of their paths. Audio that does not fit is told once, at the end; if nothing fits the error
-shows what was found, and the pattern that would fit it.
+shows what was found, and the pattern that would fit it. It opens no file, and must not know one corpus from another.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ class File(NamedTuple):
 
 
 def folder_of(root: str | Path) -> Path:
+    """The folder of a corpus as an absolute path.
+
+    Raises:
+        ManifestError: it is not there, no folder, or may not be listed.
+    """
     folder = Path(os.path.abspath(root))  # noqa: PTH100 (a link's name may be the corpus's name)
     if not folder.is_dir():
         what = "not a folder" if folder.exists() else "not there"
@@ -77,7 +82,7 @@ def matches(
     depth = max(layout.count("/") for layout in layouts) + _DEPTH_ABOVE * anywhere
     fits = others_count = 0
     others: list[str] = []
-    for file in files_below(str(folder), "", depth, frozenset()):
+    for file in files_below(folder, depth):
         usable = file.size is not None and not NO_ID.search(file.path)
         match = next(filter(None, (regex.fullmatch(file.path) for regex in regexes)), None) if usable else None
         if match:
@@ -153,11 +158,18 @@ def _advice(folder: Path, sample: Sequence[str]) -> str:
     )
 
 
-def files_below(folder: str, prefix: str, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[File]:
-    """All files below a folder, sorted by path components.
+def files_below(folder: Path, depth: int) -> Iterator[File]:
+    """All files below a folder, sorted by path components; names that begin with '.' are left out.
 
-    Links to folders are followed as deep as the pattern reaches, never into a folder that they are in.
+    Links to folders are followed down to this depth, never into a folder that they are in.
+
+    Raises:
+        ManifestError: a folder cannot be listed, or they lie too deep.
     """
+    return _below(str(folder), "", depth, frozenset())
+
+
+def _below(folder: str, prefix: str, depth: int, above: frozenset[tuple[int, int]]) -> Iterator[File]:
     if prefix.count("/") > _MOST_FOLDERS:
         raise ManifestError(f"{folder} lies below more than {_MOST_FOLDERS} folders: expected a corpus")
     try:
@@ -175,7 +187,7 @@ def files_below(folder: str, prefix: str, depth: int, above: frozenset[tuple[int
             size = status.st_size if status is not None and stat.S_ISREG(status.st_mode) else None
             yield File(prefix + entry.name, size)
         elif depth > 0 or not entry.is_symlink():
-            yield from files_below(entry.path, f"{prefix}{entry.name}/", depth - 1, inside)
+            yield from _below(entry.path, f"{prefix}{entry.name}/", depth - 1, inside)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

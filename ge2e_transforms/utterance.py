@@ -1,4 +1,7 @@
-"""The row of a manifest: one utterance, who speaks and where the audio is; made and checked in one place."""
+"""The row of a manifest: one utterance, who speaks and where the audio is; made and checked in one place.
+
+Times are seconds, sizes bytes. It opens nothing, and must not know how manifests are read.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ The rule is that of `librosa.effects.split`: a frame is voice if its power is wi
 loudest frame. Every frame is a whole number of hops here, so the power of a hop is summed once and
 added up for the frames that cover it, instead of once for each of the four that do. The result is
 librosa's (held in the tests on real speech) at a fraction of the time, and the order of summation is
-fixed, so that it is the same on every CPU.
+fixed, so that it is the same on every CPU. It must not know what becomes of the voice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy.typing as npt
 from ge2e_transforms.config import VoiceConfig
 from ge2e_transforms.errors import SilentAudioError
 
-Waveform: TypeAlias = npt.NDArray[np.float32]
 Energies: TypeAlias = npt.NDArray[np.float64]
 Intervals: TypeAlias = npt.NDArray[np.int64]
 
@@ -92,7 +91,11 @@ def join(waveform: npt.NDArray[Any], spans: list[list[int]]) -> npt.NDArray[Any]
 
 
 def source_position(intervals: Intervals, position: int) -> int:
-    """Where sample `position` of the joined waveform stands in the waveform that was joined."""
+    """Where sample `position` of the joined waveform stands in the waveform that was joined.
+
+    >>> source_position(np.array([[100, 200], [500, 600]]), 150)
+    550
+    """
     lengths = intervals[:, 1] - intervals[:, 0]
     ends = np.cumsum(lengths)
     which = min(int(np.searchsorted(ends, position, side="right")), len(intervals) - 1)

@@ -32,7 +32,7 @@ def remove_dc(samples):
 
 def gain_of(samples, start, end, level_dbfs):
     mean_square = float(np.mean(np.square(samples[start:end], dtype=np.float64)))
-    return level_gain(samples, np.float32(0), mean_square, level_dbfs)
+    return level_gain(samples, np.float32(0), mean_square, level_dbfs, "set")
 
 
 def extract(recipe, samples, **options):
@@ -179,7 +179,7 @@ def test_mask_keeps_the_frames_whose_centre_is_voiced(center):
     offset = 0 if center else 256
     kept = [n for n in range(len(whole.values)) if any(a <= 160 * n + offset < b for a, b in intervals)]
     voiced = np.concatenate([remove_dc(samples)[a:b] for a, b in intervals]).astype(np.float64)
-    gain = level_gain(samples, mean(samples), float(np.mean(voiced**2)), -30)
+    gain = level_gain(samples, mean(samples), float(np.mean(voiced**2)), -30, "set")
     expected = FeatureKernel(recipe)(remove_dc(samples) * gain)[kept]
     assert np.abs(found.values - expected).max() < 1e-5  # the mean square is another sum
     assert (found.start, found.samples) == (joined.start, joined.samples)

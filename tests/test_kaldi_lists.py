@@ -120,6 +120,8 @@ def test_paths_that_are_absolute_or_in_a_store(tmp_path: Path) -> None:
         ({"segments": "s1-a s1-a 1.0\n"}, r"segments, line 1: expected utterance, recording, start, end"),
         ({"segments": "s1-a s1-a 2 1\n"}, r"segments, line 1: ends at 1 s, where it has not begun"),
         ({"segments": "s1-a s1-a x 1\n"}, r"segments, line 1: start='x': expected a number"),
+        ({"segments": "s1-a s1-a 0 1 0.5\n"}, r"segments, line 1: channel='0\.5': expected a whole number from 0"),
+        ({"segments": "s1-a s1-a 0 1 -1\n"}, r"segments, line 1: channel='-1': expected a whole number from 0"),
         ({"utt2spk": "x s1\n"}, r"no utterance of utt2spk has a recording by wav\.scp"),
         ({"wav_scp": "s1-a no.wav\ns2-c no2.wav\n"}, r"none of the 2 recordings is there, first .*no\.wav'.*--root"),
         ({"utt2spk": "s1-a s\x1b[2J\n"}, r"utt2spk, line 1: speaker_id='s\\x1b\[2J': expected text without control"),

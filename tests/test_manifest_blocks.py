@@ -13,8 +13,8 @@ from test_properties import examples
 
 from ge2e_transforms import manifest, manifest_lines
 from ge2e_transforms.errors import ManifestError
-from ge2e_transforms.manifest import COLUMNS, read_rows
-from ge2e_transforms.utterance import MAX_TEXT, Utterance, plain_utterances, utterance
+from ge2e_transforms.manifest import read_rows
+from ge2e_transforms.utterance import COLUMNS, MAX_TEXT, Utterance, plain_utterances, utterance
 
 HEADER = ",".join(COLUMNS) + "\n"
 PLAIN = "a/b.flac,s,n,u,corpus,sub,train,c,0,1.5,3.25,64000\n"

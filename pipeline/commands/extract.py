@@ -69,7 +69,8 @@ def command(args: argparse.Namespace) -> int:
                     extractor,
                     file,
                     channel=args.channel,
-                    piece=(args.offset_s, args.duration_s),
+                    offset_s=args.offset_s,
+                    duration_s=args.duration_s,
                     utterance_id=file,
                     keep_all=args.keep_all,
                 )

@@ -23,6 +23,7 @@ from ge2e_transforms.selftest import CODEC_RATE_HZ, tone  # noqa: E402
 
 HEAD = '''"""A short tone in each format that a job decodes, compressed and as text, for `selftest.decode_sample`.
 
+`selftest.tone`, 0.2 s at 16 kHz, as the bytes of a file, by zlib and Base85.
 Written by `tests/tools/make_codec_samples.py`.
 """
 
