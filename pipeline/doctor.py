@@ -4,7 +4,8 @@
     ge2e doctor --manifest m.csv --output features
     ge2e doctor --manifest gs://bucket/m.csv --output gs://bucket/features -- --runner=DataflowRunner ...
 
-`examine_workers(argv)` does the same from Python.
+`examine_workers(argv)` does the same from Python. It must not know what is tried (`examine`), nor what that means for a
+job (`diagnosis`).
 """
 
 from __future__ import annotations

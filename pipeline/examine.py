@@ -2,6 +2,8 @@
 
 A check that fails leaves the error in the report: the others go on, and a package that is missing on a worker is told
 like any other fault. So what computes features is imported here only where it is tried.
+
+Sizes are bytes. It must not know what a fault does to a job (`diagnosis`).
 """
 
 from __future__ import annotations

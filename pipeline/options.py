@@ -1,4 +1,7 @@
-"""Flags of `ge2e run` <-> the configs of the stages, and what of them is Beam's."""
+"""Flags of the commands that run a job to the configs of the stages, and what of them is Beam's.
+
+Units stand in the names of fields. It must not know what a stage does with its config.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The lists of noise and rooms that copies draw from, and their recordings: read where the job runs."""
+"""The lists of noise and rooms that copies draw from, and their recordings: read where the job runs.
+
+Sounds are kept as mono float32 samples at the recipe's rate, within `cache_mib`. It must not know how copies are mixed.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ python examples/train_ge2e verify exported/encoder.tflite a.flac b.flac
 Exit status: 0, of `verify` 'same'; 1, of `verify` 'different'; 2 for what could not be done.
 """
 
+# It must not know how a command works: its module, and TensorFlow, are imported with the command that is asked for.
+
 from __future__ import annotations
 
 import argparse

@@ -1,6 +1,7 @@
 """Evaluates an encoder on the trials of a dataset: embeddings, cosine scores, and what these are worth.
 
-It writes `results.json`, `scores.txt`, `det.png` and `embeddings.png`.
+It writes `results.json`, `scores.txt`, `det.png` and `embeddings.png`. Features are float32 `[frames, bands]`,
+embeddings `[utterances, size]` of length 1, rates in [0, 1]. It must not know how an encoder was trained.
 """
 
 from __future__ import annotations
