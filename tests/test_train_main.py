@@ -10,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+import evaluation
 import pytest
 import training
 
@@ -100,8 +101,8 @@ def test_every_flag_is_read_by_its_command(main):
     for name, parser in commands.choices.items():
         nodes = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Attribute)]
         read = {node.attr for node in nodes if ast.unparse(node.value) == "given"}
-        if name == "train":
-            read |= training.Settings.__dataclass_fields__.keys()
+        settings = {"train": training.Settings, "evaluate": evaluation.Settings}.get(name)
+        read |= getattr(settings, "__dataclass_fields__", {}).keys()
         assert {action.dest for action in parser._actions} - {"help"} <= read, name
 
 

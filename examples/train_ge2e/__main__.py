@@ -58,18 +58,8 @@ def train(given: argparse.Namespace) -> int:
 def evaluate(given: argparse.Namespace) -> int:
     import evaluation
 
-    results = evaluation.evaluate(
-        given.encoder,
-        given.dataset,
-        given.output,
-        split=given.split,
-        trials_file=given.trials,
-        per_speaker=given.per_speaker,
-        cross_session=given.cross_session,
-        seed=given.seed,
-        p_target=given.p_target,
-        store_threshold=given.store_threshold,
-    )
+    settings = evaluation.Settings(**{field.name: getattr(given, field.name) for field in fields(evaluation.Settings)})
+    results = evaluation.evaluate(given.encoder, given.dataset, given.output, settings, given.store_threshold)
     evaluation.print_results(results)
     return 0
 
