@@ -23,6 +23,7 @@ from ge2e_transforms.places import check_scheme
 from ge2e_transforms.splits import PlanConfig
 from pipeline import storage
 from pipeline.augment_file import read_augmentation
+from pipeline.flags import MAX_REJECTED, SPEAKERS_PER_BATCH, UTTERANCES_PER_SPEAKER
 
 LOCAL_RUNNER = "FnApiRunner"
 # Begins the token of a job that is written as a template: a verdict of one launch would fail the next ones.
@@ -55,9 +56,9 @@ class JobConfig:
     output: str
     recipe: Recipe
     plan: PlanConfig
-    max_rejected: float = 0.05
-    speakers_per_batch: int = 8
-    utterances_per_speaker: int = 4
+    max_rejected: float = MAX_REJECTED
+    speakers_per_batch: int = SPEAKERS_PER_BATCH
+    utterances_per_speaker: int = UTTERANCES_PER_SPEAKER
     overwrite: bool = False
     kind: str = "run"
     pseudonym_key: str = ""

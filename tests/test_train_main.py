@@ -93,6 +93,17 @@ def test_every_setting_has_its_flag(main):
     )
 
 
+def test_defaults_of_flags_are_those_of_the_settings(main):
+    """They stand twice: what a flag says must not wait for TensorFlow."""
+    given = main.__globals__["parser"]().parse_args
+    for words, settings in (
+        (["train", "features", "--output", "o"], training.Settings()),
+        (["evaluate", "encoder", "features", "--output", "o"], evaluation.Settings()),
+    ):
+        named = vars(given(words))
+        assert {name: named[name] for name in vars(settings)} == vars(settings)
+
+
 def test_every_flag_is_read_by_its_command(main):
     tree = ast.parse((EXAMPLE / "__main__.py").read_text())
     functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}

@@ -128,7 +128,7 @@ class Normalize(keras.layers.Layer):
 
 
 def build_network(
-    normalize: Normalize, bands: int, layers: int = 2, units: int = 128, embedding: int = 64, pooling: str = "mean"
+    normalize: Normalize, bands: int, layers: int, units: int, embedding: int, pooling: str = "mean"
 ) -> Any:
     """A network from features `[batch, frames, bands]` to embeddings `[batch, embedding]` of length 1.
 
