@@ -247,7 +247,7 @@ class _Voice:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make a small corpus of synthetic speech and its manifest.")
     parser.add_argument("out", type=Path, help="folder of the corpus")
-    parser.add_argument("--voices", type=int, default=VOICES, help="(default: %(default)d)")
+    parser.add_argument("--voices", type=int, default=VOICES, help="speakers (default: %(default)d)")
     parser.add_argument(
         "--sentences", type=int, default=SENTENCES, help="different ones of every voice (default: %(default)d)"
     )
