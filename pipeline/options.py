@@ -113,8 +113,13 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         allow_schemes=tuple(args.allow_schemes),
         isolate_decoder=args.isolate_decoder,
         augmentation=augmentation_of(args),
-        token=uuid.uuid4().hex[:16],
+        token=new_token(),
     )
+
+
+def new_token() -> str:
+    """A name for one submission, unlike that of any other."""
+    return uuid.uuid4().hex[:16]
 
 
 def augmentation_of(args: argparse.Namespace) -> Augmentation | None:

@@ -17,13 +17,13 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.metadata import require_complete
-from ge2e_transforms.planning import Augmented, ManifestSummary, Plan, content_of, make_plan, nothing_to_do
+from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_plan, nothing_to_do
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import SpeakerTotal
 from pipeline import growth, progress, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.read import read_key
-from pipeline.sound_lists import sound_lists
+from pipeline.sound_lists import augmented_of
 from pipeline.verdict import recorded
 
 
@@ -64,7 +64,7 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
     present, summaries = publishing.read(job.output).metadata, list(summaries)
     erased = Tombstones.of(present) if present.get("erased") else None
     pseudonyms = "" if job.pseudonym_key == "" else read_key(job.pseudonym_key).check
-    augmented = Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
+    augmented = augmented_of(job)
     content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms, job.allow_schemes, augmented)
     growing, edition = None, None
     if job.kind == "run":

@@ -45,6 +45,11 @@ def sound_lists(job: JobConfig, config: Augmentation) -> dict[SoundList, list[Ut
     return found
 
 
+def augmented_of(job: JobConfig) -> Augmented | None:
+    """What a job writes beside its utterances, with what its lists hold now; errors as of `sound_lists`."""
+    return Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
+
+
 def _rows(job: JobConfig, kind: str, entry: Added | Rooms, content: bytes) -> list[Utterance]:
     where = f"the manifest of augment.{kind}, {entry.manifest}"
     rows: list[Utterance] = []
