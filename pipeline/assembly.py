@@ -34,7 +34,7 @@ from pipeline.write import finished
 _READERS = 16
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-_PACKAGES = ("apache-beam", "numpy", "pyarrow", "scipy", "soundfile", "soxr", "xxhash")
+_PACKAGES = ("apache-beam", "numba", "numpy", "pyarrow", "scipy", "soundfile", "soxr", "xxhash")
 
 
 @dataclass(frozen=True)

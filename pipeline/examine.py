@@ -34,8 +34,8 @@ from pipeline.read import expand_manifests, open_manifest
 # What takes long to import or much memory, and no worker needs.
 HEAVY = ("tensorflow", "keras", "torch", "jax", "matplotlib", "pandas", "sklearn", "IPython")
 _PACKAGES = (
-    *("apache-beam", "numpy", "scipy", "soundfile", "soxr", "pyarrow", "av", "google-crc32c"),
-    *("threadpoolctl", "xxhash"),
+    *("apache-beam", "numpy", "numba", "scipy", "soundfile", "soxr", "pyarrow", "av"),
+    *("google-crc32c", "threadpoolctl", "xxhash"),
 )
 _T = TypeVar("_T")
 
