@@ -189,8 +189,9 @@ def run_stages(manifests: str, workers: int, folder: Path) -> dict[str, Any]:
     from ge2e_transforms.config import Recipe
     from ge2e_transforms.splits import PlanConfig
     from pipeline import local
+    from pipeline.group import GroupByShard
     from pipeline.options import JobConfig
-    from pipeline.plan import GroupByShard, PlanDataset
+    from pipeline.plan import PlanDataset
     from pipeline.read import LENGTHS, ROWS, SUMMARIES, ReadManifest
 
     job = JobConfig(tuple(manifests.split(os.pathsep)), str(folder), Recipe(), PlanConfig(), token="benchmark")

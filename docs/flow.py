@@ -3,6 +3,7 @@
     python docs/flow.py
 
 All text stands on filled shapes, and what does not is of a grey between: so it can be read on light and dark pages.
+Numbers are pixels. The stages are read from the source: nothing of the pipeline is imported.
 """
 
 from __future__ import annotations

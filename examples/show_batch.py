@@ -3,7 +3,8 @@
     python examples/show_batch.py demo/features
     python examples/show_batch.py demo/features --picture batch.png
 
-The picture has a row for each speaker and a column for each of their utterances.
+The picture has a row for each speaker and a column for each of their utterances. Examples are float32
+`[N*M, bins, frames]`. It must not know the files of a dataset: the loader reads them.
 """
 
 from __future__ import annotations

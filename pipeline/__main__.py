@@ -1,4 +1,6 @@
-"""The `ge2e` program. Exit status:
+"""The `ge2e` program: finds the command, sets up what is logged, and makes an exit status of how it ended.
+
+It must not know what a command does, nor import Beam: only the module of the command that is asked for is imported.
 
 0    all is well
 1    a named error, or a check that failed (verify, audit, doctor, extract)

@@ -1,4 +1,7 @@
-"""The shards of a dataset to the files that join them, `metadata.json` last: of a new one, a grown and a lesser one."""
+"""The shards of a dataset to the files that join them, `metadata.json` last: of a new one, a grown and a lesser one.
+
+Tables are by `schema`, sizes bytes. It must not know what job asks for it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from pipeline.write import finished
 _READERS = 16
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
-_PACKAGES = ("apache-beam", "numpy", "pyarrow", "scipy", "soundfile", "soxr", "xxhash")
+_PACKAGES = ("apache-beam", "numba", "numpy", "pyarrow", "scipy", "soundfile", "soxr", "xxhash")
 
 
 @dataclass(frozen=True)

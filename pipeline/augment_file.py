@@ -1,4 +1,7 @@
-"""The YAML file that `--augment` names, read where a job is submitted."""
+"""The YAML file that `--augment` names, read where a job is submitted.
+
+It must not know what the values mean: `Augmentation` checks them. The manifests that it names are not opened.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 In as many processes as a job would have, all at once: cores that share a memory are slower together. Where a job writes
 copies, too, they are made for two seconds without a clock, until sounds are kept as in a long job, and two with one.
+
+Lengths and times are seconds, sizes bytes. It must not read a job's manifests: rows are handed to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The data card in the folder of a dataset: written before `metadata.json`, so that no dataset is without."""
+"""The data card in the folder of a dataset: written before `metadata.json`, so that no dataset is without.
+
+It must not know what the card says: that is pure text of metadata (`data_card`).
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Only names that this program gives are removed. Files of a job that is running are not listed in `metadata.json`
 either, and its finished shards would go: it must not run meanwhile.
+
+Sizes are bytes. It must not know how a file was made: names, and what `metadata.json` lists, decide.
 """
 
 from __future__ import annotations
@@ -76,17 +78,13 @@ def clean(output: str, *, dry_run: bool = False, unfinished: bool = False) -> Cl
     return Cleaned(names, sum(sizes[name] for name in names))
 
 
-def unlisted(output: str, metadata: dict[str, Any]) -> list[str]:
-    """Files of ours in a folder that its metadata does not list, relative to the folder, sorted.
+def _unlisted(output: str, metadata: dict[str, Any], found: dict[str, int]) -> list[str]:
+    """Files of ours among those that were found in a folder, which its metadata does not list; sorted.
 
     They are files of other generations, verdicts, notes of progress, marks, what a killed doctor left, and temporary
     files whose process is gone from this host or that are a day old; with empty metadata all of ours. Other names are
     never among them.
     """
-    return _unlisted(output, metadata, storage.listing(output))
-
-
-def _unlisted(output: str, metadata: dict[str, Any], found: dict[str, int]) -> list[str]:
     listed = listed_files(metadata)
     names = {name for name in found if _is_ours(name)} - listed
     temporary = [name for name in found if _is_written(storage.final_of(name))]

@@ -2,6 +2,8 @@
 
 One element, the last of the graph, safe to run twice. All figures come from the done files, in shard
 order; nothing depends on the program that submitted the job.
+
+Counts are of manifest rows, utterances and records. It must not open a recording or a record.
 """
 
 from __future__ import annotations

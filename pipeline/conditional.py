@@ -1,7 +1,8 @@
 """Replacing one small object of a store only while it is what was read: the one wish that Arrow's clients cannot carry.
 
 By the providers' own clients, boto3 and google-cloud-storage, which look for credentials where Arrow's do (environment,
-profile, instance). They are loaded here alone, and only when a dataset is published.
+profile, instance). They are loaded here alone, and only when a dataset is published. It must not know
+what the content means.
 """
 
 from __future__ import annotations

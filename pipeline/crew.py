@@ -1,7 +1,7 @@
 """Worker processes of one job on this machine: started, watched, and ended together.
 
 Beam's own handler of such processes leaves the job waiting without end, or ends it with an error of a channel, when one
-of them dies. Here the death of one ends all of them and the job, by a named error.
+of them dies. Here the death of one ends all of them and the job, by a named error. It must not know what the job is.
 """
 
 from __future__ import annotations

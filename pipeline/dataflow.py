@@ -2,7 +2,7 @@
 
 Each check is for something that would otherwise show late (staging waits for minutes where a bucket is missing), or
 never (a secret that is stored with the job). Beam's part for Google Cloud is imported where it is used: it takes about
-as long as all the rest.
+as long as all the rest. It must not know the graph: any job of these options is looked at.
 """
 
 from __future__ import annotations

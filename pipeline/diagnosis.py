@@ -1,16 +1,22 @@
-"""From the reports of processes to what would go wrong in a job, and the remedy of each. Pure; no Beam, no files."""
+"""From the reports of processes to what would go wrong in a job, and the remedy of each. Pure; no Beam, no files.
+
+Sizes are bytes. It must not know how a report is made (`examine`).
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ge2e_transforms.codec_samples import SAMPLES
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.decoded import KEPT_BYTES
 from ge2e_transforms.selftest import LOSSLESS, NEEDS_AV
-from pipeline.examine import Report
+
+if TYPE_CHECKING:
+    from pipeline.examine import Report
 
 MIB = 1 << 20
 # What decides the bytes of records and indexes.

@@ -1,4 +1,7 @@
-"""The local disk: what is tried again when it fails, and what is said then."""
+"""The local disk: what is tried again when it fails, and what is said then.
+
+Content is bytes, pauses are seconds. It must not know stores, nor Beam.
+"""
 
 from __future__ import annotations
 

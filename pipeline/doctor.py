@@ -4,7 +4,8 @@
     ge2e doctor --manifest m.csv --output features
     ge2e doctor --manifest gs://bucket/m.csv --output gs://bucket/features -- --runner=DataflowRunner ...
 
-`examine_workers(argv)` does the same from Python.
+`examine_workers(argv)` does the same from Python. It must not know what is tried (`examine`), nor what that means for a
+job (`diagnosis`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import dataclasses
 import shutil
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def examine(args: argparse.Namespace, beam_arguments: list[str]) -> Diagnosis:
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
         augmentation=options.augmentation_of(args),
-        token=uuid.uuid4().hex[:16],
+        token=options.new_token(),
     )
     reports = examine_job(job, options.beam_options(args, beam_arguments))
     # Of a program that is no worker only versions and digests count; it leaves the output alone.

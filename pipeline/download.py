@@ -2,6 +2,8 @@
 
 An archive grows in `<name>.part`, and gets its name once its checksum is right. It is unpacked in a folder of its own,
 of which the subset is moved to its place in one step: a subset that is there is complete.
+
+Lengths are bytes. It must not know what speech is in it: `ge2e manifest` reads the folder.
 """
 
 from __future__ import annotations

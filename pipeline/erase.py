@@ -1,6 +1,8 @@
 """Takes speakers out of a dataset: only the shards concerned are written anew, and nothing of them is left behind.
 
 What replaces the old dataset is complete before `metadata.json` changes over to it; then the old files are removed.
+
+Speakers are `namespace/speaker_id`. It must not know recordings or the graph: nothing is decoded.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A check that fails leaves the error in the report: the others go on, and a package that is missing on a worker is told
 like any other fault. So what computes features is imported here only where it is tried.
+
+Sizes are bytes. It must not know what a fault does to a job (`diagnosis`).
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from pipeline.read import expand_manifests, open_manifest
 # What takes long to import or much memory, and no worker needs.
 HEAVY = ("tensorflow", "keras", "torch", "jax", "matplotlib", "pandas", "sklearn", "IPython")
 _PACKAGES = (
-    *("apache-beam", "numpy", "scipy", "soundfile", "soxr", "pyarrow", "av", "google-crc32c"),
-    *("threadpoolctl", "xxhash"),
+    *("apache-beam", "numpy", "numba", "scipy", "soundfile", "soxr", "pyarrow", "av"),
+    *("google-crc32c", "threadpoolctl", "xxhash"),
 )
 _T = TypeVar("_T")
 

@@ -2,6 +2,8 @@
 
 Stores have a client of their own (`ge2e_transforms.stores`): it takes credentials from the environment on every
 worker, whatever started it, has many requests in flight, and costs little for each. Beam's file systems serve the rest.
+
+Content is bytes. It must not know what a file is for.
 """
 
 from __future__ import annotations

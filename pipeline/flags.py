@@ -1,6 +1,6 @@
 """Flags of the commands that run a job. Beam is not needed for them, so that help is there at once.
 
-`options` makes of what was given what the stages take.
+`options` makes of what was given what the stages take. Sizes are MiB where a flag says so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from ge2e_transforms.config import PRESETS
 from ge2e_transforms.splits import PlanConfig
+
+# What a job has unless its flags say otherwise: see `JobConfig`.
+MAX_REJECTED, SPEAKERS_PER_BATCH, UTTERANCES_PER_SPEAKER = 0.05, 8, 4
 
 _RUN_EXAMPLES = """examples:
   ge2e run --manifest manifest.csv --output features
@@ -75,8 +78,10 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
     batch = "that the dataset proposes to the loader (default: %(default)d)"
     add_pseudonymize(parser)
     add_augment(parser)
-    parser.add_argument("--speakers_per_batch", type=int, default=8, metavar="N", help=f"N {batch}")
-    parser.add_argument("--utterances_per_speaker", type=int, default=4, metavar="M", help=f"M {batch}")
+    parser.add_argument("--speakers_per_batch", type=int, default=SPEAKERS_PER_BATCH, metavar="N", help=f"N {batch}")
+    parser.add_argument(
+        "--utterances_per_speaker", type=int, default=UTTERANCES_PER_SPEAKER, metavar="M", help=f"M {batch}"
+    )
 
 
 def add_augment(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +93,7 @@ def add_augment(parser: argparse.ArgumentParser) -> None:
 def add_max_rejected(parser: argparse.ArgumentParser) -> None:
     """The flag that says how much may be wrong."""
     limit = "publish nothing if more than this fraction of the rows is rejected (default: %(default)g)"
-    parser.add_argument("--max_rejected", type=float, default=0.05, metavar="F", help=limit)
+    parser.add_argument("--max_rejected", type=float, default=MAX_REJECTED, metavar="F", help=limit)
 
 
 def add_isolation(parser: argparse.ArgumentParser) -> None:

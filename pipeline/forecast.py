@@ -1,4 +1,7 @@
-"""What a job will make, need and take, from a survey of its manifests and two seconds of work. Nothing is written."""
+"""What a job will make, need and take, from a survey of its manifests and two seconds of work. Nothing is written.
+
+Lengths are seconds, sizes bytes, those of shards MiB. It must not know recordings: none is opened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The whole flow, in one place."""
+"""The whole flow, in one place: five stages, each in the file that its verb names (`ReadManifest` in `read.py`).
+
+It must not know what a stage does: it names the stages and joins them.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.commit import CommitDataset
+from pipeline.group import GroupByShard
 from pipeline.options import JobConfig
-from pipeline.plan import GroupByShard, PlanDataset
+from pipeline.plan import PlanDataset
 from pipeline.read import LENGTHS, REJECTED, ROWS, SUMMARIES, ReadManifest
-from pipeline.write import DONE, WriteShards
+from pipeline.write import WriteShards
 
 
 def build(pipeline: beam.Pipeline, job: JobConfig) -> beam.PCollection[dict[str, Any]]:
-    """Manifests to a published dataset; what crosses a shuffle is manifest rows, never audio or features."""
+    """Manifests to a published dataset; what crosses a shuffle is rows and lengths, never audio or features."""
     read = pipeline | "ReadManifest" >> ReadManifest(job)
     # rows: chunks, lengths: (bucket, packed lengths), rejected: LedgerRow, summaries: ManifestSummary
 
@@ -24,8 +28,8 @@ def build(pipeline: beam.Pipeline, job: JobConfig) -> beam.PCollection[dict[str,
     shards = (read[ROWS], plan) | "GroupByShard" >> GroupByShard()
     # (shard number, parcels of rows)
 
-    written = (shards, plan) | "WriteShards" >> WriteShards(job)
-    # done: path of a done file
+    done = (shards, plan) | "WriteShards" >> WriteShards(job)
+    # path of a done file
 
-    return (written[DONE], plan, read[REJECTED]) | "CommitDataset" >> CommitDataset(job)
+    return (done, plan, read[REJECTED]) | "CommitDataset" >> CommitDataset(job)
     # one metadata dict, published

@@ -1,4 +1,7 @@
-"""What a job that adds to a dataset (`ge2e add`, `ge2e retry`) reads of the one that stands."""
+"""What a job that adds to a dataset (`ge2e add`, `ge2e retry`) reads of the one that stands.
+
+Tables, as they were published: speakers, ledger, indexes of shards. It must not know records: none is read.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The recipe calls no BLAS and nothing parallel, and there is a worker for every core: pools of threads only crowd the
 other workers. A library reads its variable once, when it is loaded, so both are set: the variables for what is loaded
-later and for child processes, and the pools that are there already.
+later and for child processes, and the pools that are there already. It must not know what a worker computes.
 """
 
 from __future__ import annotations

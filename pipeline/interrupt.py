@@ -2,6 +2,8 @@
 
 With one worker the job runs in the main thread, where Ctrl-C raises KeyboardInterrupt anywhere. In a callback of a C
 library (libsndfile reads through one) Python can only print and drop it, and the recording seems to be cut off.
+
+It must not know what is interrupted.
 """
 
 from __future__ import annotations

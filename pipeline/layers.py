@@ -2,6 +2,8 @@
 
 A speaker whose utterances were added later has records in several parts, each of which counts utterances and sessions
 from 0. Here they are numbered through; the records stay where they are.
+
+Tables by `schema`, in and out. It must not know files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Running on this machine: worker processes, and what they print."""
+"""Running on this machine: worker processes, and what they print.
+
+It must not know the job: what runs in these processes is handed to it.
+"""
 
 from __future__ import annotations
 

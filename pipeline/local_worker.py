@@ -4,6 +4,8 @@ Ctrl-C reaches all processes of a terminal at once. It is the program's to handl
 closes its connection. With `--lifeline` it is started ahead: it imports what a job needs, then waits for its variables,
 a line of JSON on its standard input. When that ends, the worker does, at once and whatever it does: a program that is
 killed closes nothing properly, but the system closes what it held.
+
+It must not know the job, which Beam sends to it.
 """
 
 from __future__ import annotations

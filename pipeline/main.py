@@ -4,7 +4,8 @@
     ge2e run --manifest /shared/m.csv --output /shared/features -- --runner=FlinkRunner \
         --flink_version=1.19 --flink_master=localhost:8081
 
-`run(argv)` does the same from Python and returns what was made.
+`run(argv)` does the same from Python and returns what was made. It must not know what the stages do, nor how a result
+is shown: `graph` builds, `commands/run.py` prints.
 """
 
 from __future__ import annotations

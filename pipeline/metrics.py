@@ -1,7 +1,7 @@
 """Names of the counters that the stages keep, in one namespace.
 
 They are for watching a job. A runner may count a bundle twice when it tries it twice, so nothing that is
-published comes from them: sums come from the done files of the shards.
+published comes from them: sums come from the done files of the shards. It must not know the stages that count.
 """
 
 from __future__ import annotations

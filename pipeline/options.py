@@ -1,4 +1,7 @@
-"""Flags of `ge2e run` <-> the configs of the stages, and what of them is Beam's."""
+"""Flags of the commands that run a job to the configs of the stages, and what of them is Beam's.
+
+Units stand in the names of fields. It must not know what a stage does with its config.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from ge2e_transforms.places import check_scheme
 from ge2e_transforms.splits import PlanConfig
 from pipeline import storage
 from pipeline.augment_file import read_augmentation
+from pipeline.flags import MAX_REJECTED, SPEAKERS_PER_BATCH, UTTERANCES_PER_SPEAKER
 
 LOCAL_RUNNER = "FnApiRunner"
 # Begins the token of a job that is written as a template: a verdict of one launch would fail the next ones.
@@ -52,9 +56,9 @@ class JobConfig:
     output: str
     recipe: Recipe
     plan: PlanConfig
-    max_rejected: float = 0.05
-    speakers_per_batch: int = 8
-    utterances_per_speaker: int = 4
+    max_rejected: float = MAX_REJECTED
+    speakers_per_batch: int = SPEAKERS_PER_BATCH
+    utterances_per_speaker: int = UTTERANCES_PER_SPEAKER
     overwrite: bool = False
     kind: str = "run"
     pseudonym_key: str = ""
@@ -109,8 +113,13 @@ def job_config(args: argparse.Namespace) -> JobConfig:
         allow_schemes=tuple(args.allow_schemes),
         isolate_decoder=args.isolate_decoder,
         augmentation=augmentation_of(args),
-        token=uuid.uuid4().hex[:16],
+        token=new_token(),
     )
+
+
+def new_token() -> str:
+    """A name for one submission, unlike that of any other."""
+    return uuid.uuid4().hex[:16]
 
 
 def augmentation_of(args: argparse.Namespace) -> Augmentation | None:

@@ -1,4 +1,7 @@
-"""PlanDataset: totals per speaker to the plan, and every row to its shard."""
+"""PlanDataset: expected milliseconds of speech per speaker to the one plan, which the other stages follow.
+
+No row of a manifest comes here. What stands in the output decides with: a dataset is adopted, replaced or added to.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,13 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import PlanError
 from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.metadata import require_complete
-from ge2e_transforms.planning import Augmented, ManifestSummary, Plan, content_of, make_plan, nothing_to_do
-from ge2e_transforms.row_chunks import place
+from ge2e_transforms.planning import ManifestSummary, Plan, content_of, make_plan, nothing_to_do
 from ge2e_transforms.schema import METADATA_FILE
 from ge2e_transforms.splits import SpeakerTotal
 from pipeline import growth, progress, publishing, storage
 from pipeline.options import JobConfig
 from pipeline.read import read_key
-from pipeline.sound_lists import sound_lists
+from pipeline.sound_lists import augmented_of
 from pipeline.verdict import recorded
 
 
@@ -62,7 +64,7 @@ def plan_job(job: JobConfig, totals: Iterable[SpeakerTotal], summaries: Iterable
     present, summaries = publishing.read(job.output).metadata, list(summaries)
     erased = Tombstones.of(present) if present.get("erased") else None
     pseudonyms = "" if job.pseudonym_key == "" else read_key(job.pseudonym_key).check
-    augmented = Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
+    augmented = augmented_of(job)
     content = content_of(summaries, job.plan, job.recipe, job.kind, pseudonyms, job.allow_schemes, augmented)
     growing, edition = None, None
     if job.kind == "run":
@@ -157,30 +159,3 @@ class PlanDataset(beam.PTransform):
                 _PlanDatasetFn(self._job), beam.pvalue.AsList(totals), beam.pvalue.AsList(summaries)
             ).with_output_types(Plan)
         )
-
-
-def assign_shards(chunk: bytes, plan: Plan) -> Iterable[tuple[int, bytes]]:
-    """(number of a shard, its rows in this chunk)."""
-    return place(chunk, plan).items() if plan.ranges else ()
-
-
-def announce_shards(plan: Plan) -> list[tuple[int, bytes]]:
-    """One empty parcel per shard, so that a shard whose share of a speaker is empty is written (as nothing) too.
-
-    The largest come first: Beam's local runner deals shards out to its workers in the order in which it meets them.
-    """
-    return [(number, b"") for number in plan.largest_first()]
-
-
-class GroupByShard(beam.PTransform):
-    """(chunks of rows, plan) -> (shard number, parcels of its rows)."""
-
-    def expand(
-        self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[Plan]]
-    ) -> beam.PCollection[tuple[int, Iterable[bytes]]]:
-        rows, plan = inputs
-        assigned = rows | "AssignShards" >> beam.FlatMap(
-            assign_shards, beam.pvalue.AsSingleton(plan)
-        ).with_output_types(tuple[int, bytes])
-        announced = plan | "AnnounceShards" >> beam.FlatMap(announce_shards).with_output_types(tuple[int, bytes])
-        return (assigned, announced) | beam.Flatten() | "GroupRows" >> beam.GroupByKey()

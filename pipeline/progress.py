@@ -2,6 +2,8 @@
 
 Beam tells nothing while a local runner works, and each cluster tells it in another place. The files are there wherever
 the job runs. A terminal gets a bar, a log gets a plain line now and then.
+
+Lengths are seconds of speech in features. It must not ask the runner, and what it meets must not fail a job.
 """
 
 from __future__ import annotations

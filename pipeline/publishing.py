@@ -2,6 +2,8 @@
 
 Of jobs that publish into one folder at once the first wins. Equal ones make the same dataset, so it is theirs too; any
 other fails, and nothing of the dataset that stands is touched.
+
+It must not know shards and tables: metadata is a dict of JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """ReadManifest: manifest patterns to rows, lengths of speakers, ledger rows, and a summary of each file.
 
-Rows travel in chunks (`row_chunks`): that is all that ever crosses a shuffle.
+Rows travel in chunks (`row_chunks`), and lengths, milliseconds of speech, in buckets of speakers (`lengths`): beside
+names of manifests that is all that ever crosses a shuffle. It must not open a recording.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A failure of the disk or the network stays what it is (it may pass, and is no fault of the recording); what is missing
 or may not be read is the row's fault and goes to the ledger.
+
+It gives paths, or encoded bytes. It must not know how these are decoded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The part of the report that shows utterances beside their copies, and counts these by kind and ratio."""
+"""The part of the report that shows utterances beside their copies, and counts these by kind and ratio.
+
+Ratios are dB of speech over what was added. It must not know how copies are mixed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The ledger as the report shows it: how many rows by stage and reason, with the first of each."""
+"""The ledger as the report shows it: how many rows by stage and reason, with the first of each.
+
+A table by `schema.ledger_schema()` comes in. It must not know files, nor the page.
+"""
 
 from __future__ import annotations
 

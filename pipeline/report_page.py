@@ -1,4 +1,7 @@
-"""The report on a dataset: one HTML page that needs nothing else, runs nothing and asks nobody."""
+"""The report on a dataset: one HTML page that needs nothing else, runs nothing and asks nobody.
+
+It gathers what `templates/report.html.j2` shows, and must not know how figures are drawn.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Figures of the report as SVG that stands within a page: its colours are those of the page, light or dark.
 
 No name of a dataset is drawn but those of its splits: the page names sources in text beside them.
+
+Arrays come in, text goes out: it must not know a dataset or its files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a machine, or the container on it, has left: memory, disk, and the name of its processor."""
+"""What a machine, or the container on it, has left: memory, disk, and the name of its processor.
+
+Sizes are bytes. It must not know what they are needed for.
+"""
 
 from __future__ import annotations
 

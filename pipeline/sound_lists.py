@@ -1,4 +1,7 @@
-"""The lists of noise and rooms that copies draw from, and their recordings: read where the job runs."""
+"""The lists of noise and rooms that copies draw from, and their recordings: read where the job runs.
+
+Sounds are kept as mono float32 samples at the recipe's rate, within `cache_mib`. It must not know how copies are mixed.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,11 @@ def sound_lists(job: JobConfig, config: Augmentation) -> dict[SoundList, list[Ut
         rows = _rows(job, kind, entry, content)
         found[SoundList(kind, hashlib.sha256(content).hexdigest(), len(rows))] = rows
     return found
+
+
+def augmented_of(job: JobConfig) -> Augmented | None:
+    """What a job writes beside its utterances, with what its lists hold now; errors as of `sound_lists`."""
+    return Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
 
 
 def _rows(job: JobConfig, kind: str, entry: Added | Rooms, content: bytes) -> list[Utterance]:

@@ -2,6 +2,8 @@
 
 Locally a file is written beside its final place, synced and renamed. On an object store it is built on
 local scratch disk and uploaded under its final name: objects appear whole, and renaming there is a copy.
+
+Content is bytes. It must not know what a file holds.
 """
 
 from __future__ import annotations

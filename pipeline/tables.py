@@ -1,4 +1,7 @@
-"""What Commit publishes beside the shards: index of a split, speakers, ledger, statistics. Pure functions."""
+"""What Commit publishes beside the shards: index of a split, speakers, ledger, statistics. Pure, but for `write_index`.
+
+Tables by `schema`, lengths in frames and seconds of features. It must not know where a dataset lies.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A runner reports an exception of a worker as a long text of its own. So a worker that meets one of our
 errors first writes it beside the output, under the token of the job; the program prints that message,
 and an attempt that a cluster starts again for the same job fails at once with it.
+
+It must not know what the job does.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Nothing else can stop a library that does not return, and the job would wait for it without end. What starts the worker
 anew, or the same command given again, meets the start mark of the shard and decodes in a process of its own.
+
+Times are seconds; samples are mono float32, as of `audio.load`. It must not know shards.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A shard is finished when its done file is there, which is written last. A retry, a restart and a second
 run look for it first, so one code path serves all three.
+
+It must not know what a recording becomes: `ShardWriter` makes records of rows.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.pvalue import TaggedOutput
 
 from ge2e_transforms.copies import Copies
 from ge2e_transforms.decoded import AudioLoader
@@ -36,7 +37,6 @@ from pipeline.resources import cpu_name
 from pipeline.sound_lists import copies_of
 from pipeline.verdict import recorded
 
-DONE, LEDGER = "done", "ledger"
 UNKNOWN = "pseudonymous"  # instead of the paths of recordings
 _NEVER = [-1]
 
@@ -196,7 +196,7 @@ class _WriteShardsFn(beam.DoFn):
         if self._decoder is not None:
             self._decoder.close()
 
-    def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[str | TaggedOutput]:
+    def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[str]:
         number, parcels = element
         task = plan.tasks[number]
         with recorded(self._job.output, self._job.token):
@@ -212,8 +212,6 @@ class _WriteShardsFn(beam.DoFn):
                 _count(done)
             else:
                 metrics.counter(metrics.SHARDS_ADOPTED).inc()
-        for entry in done["ledger"]:
-            yield TaggedOutput(LEDGER, LedgerRow(*entry))
         yield shard_files(task.base)[2]
 
 
@@ -226,7 +224,7 @@ def _count(done: dict[str, Any]) -> None:
 
 
 class WriteShards(beam.PTransform):
-    """(rows by shard, plan) -> (`done`: path of a done file, `ledger`: LedgerRow)."""
+    """(rows by shard, plan) -> path of each shard's done file, which holds its counts and its rows of the ledger."""
 
     def __init__(self, job: JobConfig) -> None:
         super().__init__()
@@ -234,8 +232,8 @@ class WriteShards(beam.PTransform):
 
     def expand(
         self, inputs: tuple[beam.PCollection[tuple[int, Iterable[bytes]]], beam.PCollection[Plan]]
-    ) -> beam.pvalue.DoOutputsTuple:
+    ) -> beam.PCollection[str]:
         shards, plan = inputs
         return shards | "WriteShard" >> beam.ParDo(
             _WriteShardsFn(self._job), beam.pvalue.AsSingleton(plan)
-        ).with_output_types(str, **{LEDGER: LedgerRow}).with_outputs(LEDGER, main=DONE)
+        ).with_output_types(str)

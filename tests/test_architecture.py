@@ -276,6 +276,20 @@ def test_an_extractor_needs_no_beam_and_no_tensorflow():
     assert not loaded & {"apache_beam", "tensorflow", "torch", "av", "pyarrow"}
 
 
+# Files of the pipeline that need neither Beam nor what draws: so they say, and commands rely on it for a quick start.
+WITHOUT_BEAM = (
+    *("__main__", "conditional", "diagnosis", "disk", "download", "flags", "hygiene", "interrupt", "layers"),
+    *("local_worker", "report_copies", "report_ledger", "report_page", "report_plots", "resources"),
+    *("tables", "watchdog"),
+)
+
+
+def test_commands_and_what_is_pure_of_the_pipeline_load_no_beam():
+    commands = [f"commands.{path.stem}" for path in (ROOT / "pipeline" / "commands").glob("*.py")]
+    names = ", ".join(f"pipeline.{name}" for name in (*WITHOUT_BEAM, *commands) if not name.endswith("__init__"))
+    assert not loaded_by(f"import {names}") & {"apache_beam", "jinja2", "librosa", "matplotlib", "tensorflow", "torch"}
+
+
 # Nothing that is read becomes code, and reading asks nobody.
 
 UNPICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import logging
 import re
@@ -17,7 +19,9 @@ from jobs import ge2e, metadata_of, run_command, run_here, write_rows
 from small_dataset import write_metadata
 
 from ge2e_transforms import __version__
+from ge2e_transforms.splits import PlanConfig
 from pipeline import __main__ as program
+from pipeline import options
 from pipeline.commands import inspect as inspect_module
 
 
@@ -320,11 +324,48 @@ def test_a_quiet_run_says_nothing(manifest: Path, tmp_path: Path, capsys: pytest
 
 def test_the_table_of_commands_is_complete() -> None:
     files = {path.stem for path in (Path(program.__file__).parent / "commands").glob("*.py")}
-    shared = {"__init__", "extras", "grow", "manifest_kinds", "results", "terminal"}
+    shared = {"__init__", "dataset_summary", "extras", "grow", "manifest_kinds", "results", "terminal"}
     assert {name.replace("-", "_") for name in program.COMMANDS} == files - shared
 
 
 LEAVES = {leaf.prog: leaf for leaf in program.leaves(program.make_parser(*program.COMMANDS))}
+
+
+PIPELINE = Path(program.__file__).parent
+
+
+@functools.cache
+def imported(module: str) -> frozenset[str]:
+    """Modules of the pipeline that a module of it imports, in functions, too."""
+    nodes = ast.walk(ast.parse((PIPELINE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")))
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline")]
+    names = {f"{node.module}.{alias.name}" for node in froms for alias in node.names} | {str(n.module) for n in froms}
+    own = {name.removeprefix("pipeline.") for name in names}
+    return frozenset(name for name in own if (PIPELINE / f"{name.replace('.', '/')}.py").is_file())
+
+
+@functools.cache
+def read_of_flags(module: str) -> frozenset[str]:
+    """What a module reads of parsed flags: `args.name`, and names in functions that go by `getattr(args, ...)`."""
+    read = set()
+    for node in ast.walk(ast.parse((PIPELINE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "args":
+            read.add(node.attr)
+        if isinstance(node, ast.FunctionDef) and "getattr(args, " in ast.unparse(node):
+            read |= {str(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Constant)}
+    return frozenset(read)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_flag_is_read_by_its_command(name: str) -> None:
+    waiting, reached = {f"commands.{name.split()[1].replace('-', '_')}", "__main__"}, set()
+    while waiting:
+        reached |= waiting
+        waiting = set().union(*map(imported, waiting)) - reached
+    read = set().union(*map(read_of_flags, reached))
+    if "options" in reached:  # by lists of names: what `test_options` tries each of
+        read |= {*options._BEAM_FLAGS, *PlanConfig.__dataclass_fields__}
+    assert {action.dest for action in LEAVES[name]._actions} - {"help"} <= read
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -367,7 +408,9 @@ def test_a_warning_of_a_worker_process_is_a_plain_line(tmp_path: Path) -> None:
     manifest.write_text("\n".join([f"{rows[0]},mood", *(f'{row},"so ""so"""' for row in rows[1:])]) + "\n")
     ended = run_command("run", "--manifest", manifest, "--output", tmp_path / "out", "--direct_num_workers=2")
     assert ended.returncode == 0
-    assert ended.stderr.splitlines() == [f"WARNING: {manifest}: unknown columns left out: mood"]
+    # Where the job takes long, lines of progress stand there, too.
+    told = [line for line in ended.stderr.splitlines() if not line.startswith("ge2e: ")]
+    assert told == [f"WARNING: {manifest}: unknown columns left out: mood"]
 
 
 def test_run_without_beam_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ def test_metadata(ready: tuple[JobConfig, Planned]) -> None:
     assert metadata["manifests"] == [entry._asdict() for entry in made.plan.manifests]
     assert metadata["plan"]["shard_mib"] == 128
     assert metadata["versions"]["numpy"] == np.__version__
+    assert metadata["versions"]["numba"] == version("numba")  # it makes the code that computes; was not told
 
 
 def test_every_listed_file_is_there_and_no_other(ready: tuple[JobConfig, Planned]) -> None:

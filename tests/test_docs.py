@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,13 +81,68 @@ def test_every_error_says_what_to_do() -> None:
             assert not reason or f"`{reason}`" in page, reason
 
 
-def test_the_picture_is_of_the_graph_as_it_is() -> None:
+@pytest.fixture(scope="module")
+def flow() -> Any:
+    """`docs/flow.py`, which draws the picture."""
     spec = importlib.util.spec_from_file_location("flow", DOCS / "flow.py")
     assert spec is not None
     assert spec.loader is not None
-    flow = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(flow)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_is_of_the_graph_as_it_is(flow: Any) -> None:
     assert flow.stages(flow.GRAPH.read_text()) == [
         *("ReadManifest", "PlanDataset", "GroupByShard", "WriteShards", "CommitDataset")
     ]
     assert flow.PICTURE.read_text() == flow.picture(), "run docs/flow.py"
+
+
+# The map of the code: docs/architecture.md.
+
+
+@pytest.fixture(scope="module")
+def tables() -> list[list[dict[str, str]]]:
+    """The tables of the page, as rows by the headings of their columns; the first column is called 'what', too."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        found.append([dict(zip(["what", *head[1:]], row, strict=True)) for row in rows])
+    return found
+
+
+def named(tables: list[list[dict[str, str]]], column: str) -> list[str]:
+    cells = [row.get(column, "") for table in tables for row in table]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def files_of(package: str) -> list[str]:
+    """Files of a package without their ending, and its folders."""
+    modules = [path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"]
+    folders = [f"{path.name}/" for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"]
+    return sorted([*modules, *folders])
+
+
+@pytest.mark.parametrize("package", ["ge2e_transforms", "pipeline"])
+def test_the_map_names_every_file_once(tables: list[list[dict[str, str]]], package: str) -> None:
+    assert sorted(named(tables, f"`{package}/`")) == files_of(package)
+
+
+def test_the_map_has_the_stages_of_the_graph_each_in_the_file_of_its_verb(
+    tables: list[list[dict[str, str]]], flow: Any
+) -> None:
+    stages = {row["what"]: row["`pipeline/`"] for row in tables[0] if not row["what"].startswith("- ")}
+    assert list(stages) == flow.stages(flow.GRAPH.read_text())
+    for stage, cell in stages.items():
+        verb = re.match(r"[A-Z][a-z]+", stage)[0].lower()  # type: ignore[index]
+        assert cell.startswith(f"`{verb}`")
+        transform = getattr(importlib.import_module(f"pipeline.{verb}"), stage)
+        assert transform.__module__ == f"pipeline.{verb}"
+
+
+def test_the_map_is_one_page() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert len(page.splitlines()) <= 66
+    assert "](flow.svg)" in page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,63 @@ def test_all_flags_arrive() -> None:
     assert made.plan == PlanConfig(test_speakers=3, valid_fraction=0.1, split_salt="other", shard_mib=0.5)
     assert (made.max_rejected, made.speakers_per_batch, made.utterances_per_speaker) == (0.2, 64, 10)
     assert made.overwrite is True
+
+
+# Another value than the default for each flag, by the name of what is parsed.
+OTHERS: dict[str, tuple[str, ...]] = {
+    "manifest": ("--manifest", "/n.csv"),
+    "output": ("--output", "/elsewhere"),
+    "overwrite": ("--overwrite",),
+    "max_rejected": ("--max_rejected", "0.2"),
+    "isolate_decoder": ("--isolate_decoder",),
+    "pseudonymize": ("--pseudonymize", "/key"),
+    "augment": ("--augment", "augment.yaml"),
+    "speakers_per_batch": ("--speakers_per_batch", "64"),
+    "utterances_per_speaker": ("--utterances_per_speaker", "10"),
+    "allow_outside": ("--allow_outside",),
+    "allow_schemes": ("--allow_scheme", "hdfs"),
+    "preset": ("--preset", "kaldi"),
+    "segments": ("--segments", "windows"),
+    "features": ("--features", "mfcc"),
+    "dtype": ("--dtype", "float16"),
+    "settings": ("--set", "n_mels=64"),
+    "test_fraction": ("--test_fraction", "0.1"),
+    "test_speakers": ("--test_speakers", "3"),
+    "valid_fraction": ("--valid_fraction", "0.1"),
+    "valid_speakers": ("--valid_speakers", "3"),
+    "split_salt": ("--split_salt", "other"),
+    "shard_mib": ("--shard_mib", "64"),
+    "runner": ("--runner", "PrismRunner"),
+    "direct_num_workers": ("--direct_num_workers", "1"),
+    "direct_running_mode": ("--direct_running_mode", "multi_threading"),
+}
+
+
+def test_every_flag_has_another_value_to_try() -> None:
+    assert OTHERS.keys() == vars(parsed()).keys()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_flag_changes_the_job(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "augment.yaml").write_text("speed: [0.9, 1.1]\n")
+    monkeypatch.chdir(tmp_path)
+
+    def made(*flags: str) -> tuple[JobConfig, dict[str, Any]]:
+        return dataclasses.replace(config(*flags), token=""), beam_options(*flags).get_all_options()
+
+    assert made(*OTHERS[name]) != made()
+
+
+def test_every_field_of_a_job_is_read_by_a_stage() -> None:
+    """A flag that only reaches the config would do nothing."""
+    read = {
+        node.attr
+        for path in Path(options.__file__).parent.glob("*.py")
+        if path.stem not in ("options", "main", "doctor", "dataflow")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("job", "self._job")
+    }
+    assert {field.name for field in dataclasses.fields(JobConfig)} <= read
 
 
 def test_a_preset_keeps_its_own_form_unless_told() -> None:

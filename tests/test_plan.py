@@ -21,8 +21,9 @@ from ge2e_transforms.planning import ManifestSummary, Plan, PlanConfig, SpeakerT
 from ge2e_transforms.row_chunks import pack, unpack
 from ge2e_transforms.schema import FORMAT, FORMAT_VERSION
 from ge2e_transforms.utterance import Utterance
+from pipeline.group import GroupByShard
 from pipeline.options import JobConfig
-from pipeline.plan import GroupByShard, PlanDataset
+from pipeline.plan import PlanDataset
 
 SUMMARY = ManifestSummary("/m.csv", "0" * 64, 9, 0)
 

@@ -77,9 +77,10 @@ def test_a_long_utterance_is_embedded_in_parts(encoder):
 
 
 def test_it_is_what_it_was_after_saving(encoder, tmp_path):
-    encoder.with_threshold(0.625).save(tmp_path)
+    about = dataclasses.replace(ABOUT, threshold=0.625)
+    Encoder(encoder.network, about).save(tmp_path)
     again = Encoder.load(tmp_path)
-    assert again.about == dataclasses.replace(ABOUT, threshold=0.625)
+    assert again.about == about
     features = np.random.default_rng(3).normal(-3, 1, (50, 40)).astype(np.float32)
     np.testing.assert_array_equal(again.embed(features), encoder.embed(features))
 

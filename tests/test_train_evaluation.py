@@ -173,7 +173,7 @@ def test_what_is_written_follows_from_the_embeddings(
     one = WholeUtterances.one
     monkeypatch.setattr(WholeUtterances, "one", lambda self, u, s: read.append((s, u)) or one(self, u, s))
     before = (folder / "encoder.json").read_bytes()
-    results = evaluation.evaluate(folder, vox1 / "features", tmp_path / "out", per_speaker=3)
+    results = evaluation.evaluate(folder, vox1 / "features", tmp_path / "out", evaluation.Settings(per_speaker=3))
     loader = BatchLoader(vox1 / "features", layout="time_mel")
     trials = loader.verification_trials("test", per_speaker=3)
 
@@ -205,9 +205,8 @@ def test_what_is_written_follows_from_the_embeddings(
 def test_a_list_is_scored_and_the_threshold_stored_when_asked(vox1: Path, tmp_path: Path, folder: Path) -> None:
     path = written(tmp_path / "list.txt", of(*DEV, *TEST))
     network = (folder / "encoder.keras").read_bytes()
-    results = evaluation.evaluate(
-        folder, vox1 / "features", tmp_path / "out", trials_file=path, p_target=0.5, store_threshold=True
-    )
+    settings = evaluation.Settings(trials=path, p_target=0.5)
+    results = evaluation.evaluate(folder, vox1 / "features", tmp_path / "out", settings, store_threshold=True)
     assert (results.trials, results.targets, results.speakers) == (str(path), 8, 8)
     assert Encoder.load(folder).about.threshold == results.threshold
     assert (folder / "encoder.keras").read_bytes() == network
@@ -278,7 +277,7 @@ def test_trials_that_cannot_be_scored_are_told_before_anything_is_embedded(
     more = of(*TEST) if "labelled" in message else []
     trials = loader.trials(written(tmp_path / "list.txt", [*more, *lines]))
     with pytest.raises(error, match=message):
-        evaluation.evaluate_trials(encoder, loader, trials, tmp_path / "out")
+        evaluation.evaluate_trials(encoder, loader, trials, tmp_path / "out", evaluation.Settings())
     assert not (tmp_path / "out").exists()
 
 
@@ -286,10 +285,10 @@ def test_options_and_folders_that_cannot_be_used_are_told_before(vox1: Path, tmp
     loader = Never(vox1 / "features", layout="time_mel")
     trials = loader.verification_trials("test")
     with pytest.raises(ConfigError, match=r"p_target=1.5"):
-        evaluation.evaluate_trials(encoder, loader, trials, tmp_path / "out", p_target=1.5)
+        evaluation.evaluate_trials(encoder, loader, trials, tmp_path / "out", evaluation.Settings(p_target=1.5))
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file cannot be a folder for results"):
-        evaluation.evaluate_trials(encoder, loader, trials, tmp_path / "file")
+        evaluation.evaluate_trials(encoder, loader, trials, tmp_path / "file", evaluation.Settings())
 
 
 def test_a_network_that_diverged_leaves_no_results(vox1: Path, tmp_path: Path, encoder: Encoder) -> None:
@@ -301,7 +300,7 @@ def test_a_network_that_diverged_leaves_no_results(vox1: Path, tmp_path: Path, e
     all_of_them = len(trials.utterances)
     message = f"{all_of_them} of {all_of_them} utterances get no finite embedding, first voxceleb/id10270/"
     with pytest.raises(EncoderError, match=message):
-        evaluation.evaluate_trials(broken, loader, trials, tmp_path)
+        evaluation.evaluate_trials(broken, loader, trials, tmp_path, evaluation.Settings())
     assert not (tmp_path / "results.json").exists()
 
 
@@ -312,7 +311,7 @@ def measured(same: npt.NDArray[np.bool_], found: npt.NDArray[Any], p_target: flo
     """Results of scores of trials: target trials of speaker i, non-targets of i and i + 1, ten speakers."""
     own = np.arange(len(same)) % 10
     pairs = np.stack([own, np.where(same, own, (own + 1) % 10)])
-    return evaluation.measure(found, same, pairs, utterances=20, p_target=p_target)
+    return evaluation.measure(found, same, pairs, 20, evaluation.Settings(p_target=p_target))
 
 
 def table(results: evaluation.Results) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+import evaluation
 import pytest
 import training
 
@@ -89,6 +91,30 @@ def test_every_setting_has_its_flag(main):
     assert all(
         f'"{flag}"' in text for flag in re.findall(r"--[a-z][a-z-]+", page) if flag not in ("--logdir", "--manifest")
     )
+
+
+def test_defaults_of_flags_are_those_of_the_settings(main):
+    """They stand twice: what a flag says must not wait for TensorFlow."""
+    given = main.__globals__["parser"]().parse_args
+    for words, settings in (
+        (["train", "features", "--output", "o"], training.Settings()),
+        (["evaluate", "encoder", "features", "--output", "o"], evaluation.Settings()),
+    ):
+        named = vars(given(words))
+        assert {name: named[name] for name in vars(settings)} == vars(settings)
+
+
+def test_every_flag_is_read_by_its_command(main):
+    tree = ast.parse((EXAMPLE / "__main__.py").read_text())
+    functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    (commands,) = main.__globals__["parser"]()._subparsers._group_actions
+    assert commands.choices.keys() == {"train", "evaluate", "export", "verify"}
+    for name, parser in commands.choices.items():
+        nodes = [node for node in ast.walk(functions[name]) if isinstance(node, ast.Attribute)]
+        read = {node.attr for node in nodes if ast.unparse(node.value) == "given"}
+        settings = {"train": training.Settings, "evaluate": evaluation.Settings}.get(name)
+        read |= getattr(settings, "__dataclass_fields__", {}).keys()
+        assert {action.dest for action in parser._actions} - {"help"} <= read, name
 
 
 def test_no_file_hides_a_package_that_others_import():

@@ -11,6 +11,8 @@ downloaded once (see install.sh). `Cluster` does the same from Python:
 Workers run as in a cluster: in processes and in an environment of their own, in which this project is installed.
 """
 
+# It must not know what jobs are run on it.
+
 from __future__ import annotations
 
 import argparse

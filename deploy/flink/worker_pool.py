@@ -7,6 +7,8 @@ It runs in the environment of the workers: they get its variables and its Python
 SIGTERM, and stops reading what they print.
 """
 
+# It must not know this project: its workers import that, the pool does not.
+
 from __future__ import annotations
 
 import argparse

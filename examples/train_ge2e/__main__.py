@@ -8,6 +8,8 @@ python examples/train_ge2e verify exported/encoder.tflite a.flac b.flac
 Exit status: 0, of `verify` 'same'; 1, of `verify` 'different'; 2 for what could not be done.
 """
 
+# It must not know how a command works: its module, and TensorFlow, are imported with the command that is asked for.
+
 from __future__ import annotations
 
 import argparse
@@ -56,18 +58,8 @@ def train(given: argparse.Namespace) -> int:
 def evaluate(given: argparse.Namespace) -> int:
     import evaluation
 
-    results = evaluation.evaluate(
-        given.encoder,
-        given.dataset,
-        given.output,
-        split=given.split,
-        trials_file=given.trials,
-        per_speaker=given.per_speaker,
-        cross_session=given.cross_session,
-        seed=given.seed,
-        p_target=given.p_target,
-        store_threshold=given.store_threshold,
-    )
+    settings = evaluation.Settings(**{field.name: getattr(given, field.name) for field in fields(evaluation.Settings)})
+    results = evaluation.evaluate(given.encoder, given.dataset, given.output, settings, given.store_threshold)
     evaluation.print_results(results)
     return 0
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class Normalize(keras.layers.Layer):
 
 
 def build_network(
-    normalize: Normalize, bands: int, layers: int = 2, units: int = 128, embedding: int = 64, pooling: str = "mean"
+    normalize: Normalize, bands: int, layers: int, units: int, embedding: int, pooling: str = "mean"
 ) -> Any:
     """A network from features `[batch, frames, bands]` to embeddings `[batch, embedding]` of length 1.
 
@@ -182,9 +182,6 @@ class Encoder:
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save(folder / NETWORK_FILE)
         write_whole(folder / ABOUT_FILE, self.about.to_json() + "\n")
-
-    def with_threshold(self, threshold: float) -> Encoder:
-        return Encoder(self.network, replace(self.about, threshold=threshold))
 
     def embed(self, features: Values) -> Values:
         """The embedding `[embedding]`, of length 1, of an utterance `[frames, bands]`, or of its windows.

@@ -1,6 +1,7 @@
 """Evaluates an encoder on the trials of a dataset: embeddings, cosine scores, and what these are worth.
 
-It writes `results.json`, `scores.txt`, `det.png` and `embeddings.png`.
+It writes `results.json`, `scores.txt`, `det.png` and `embeddings.png`. Features are float32 `[frames, bands]`,
+embeddings `[utterances, size]` of length 1, rates in [0, 1]. It must not know how an encoder was trained.
 """
 
 from __future__ import annotations
@@ -40,6 +41,27 @@ Values = npt.NDArray[np.float32]
 RESULTS_FILE, SCORES_FILE, DET_FILE, EMBEDDINGS_FILE = "results.json", "scores.txt", "det.png", "embeddings.png"
 # Trials whose embeddings are copied at once: 32 MiB of 64 numbers each.
 _TOGETHER = 1 << 16
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an encoder is evaluated.
+
+    Attributes:
+        split: that trials are drawn from.
+        trials: a list of trials in the form of VoxCeleb or of Kaldi, over all splits; None draws them.
+        per_speaker: most target trials of a speaker that are drawn.
+        cross_session: whether drawn target trials pair two sessions.
+        seed: of trials, resamples and pictures.
+        p_target: prior of a target trial for minDCF.
+    """
+
+    split: str = "test"
+    trials: str | Path | None = None
+    per_speaker: int = 100
+    cross_session: bool = True
+    seed: int = 0
+    p_target: float = P_TARGET
 
 
 @dataclass(frozen=True)
@@ -86,12 +108,7 @@ def evaluate(
     encoder_folder: str | Path,
     dataset: str | Path,
     output: str | Path,
-    split: str = "test",
-    trials_file: str | Path | None = None,
-    per_speaker: int = 100,
-    cross_session: bool = True,
-    seed: int = 0,
-    p_target: float = P_TARGET,
+    settings: Settings,
     store_threshold: bool = False,
 ) -> Results:
     """Evaluates the encoder of a folder on a dataset; what the command line calls.
@@ -100,12 +117,7 @@ def evaluate(
         encoder_folder: the output of a training.
         dataset: folder or URL of a dataset in utterance form, of the recipe that the encoder was trained on.
         output: folder for the results; it is made.
-        split: that trials are drawn from.
-        trials_file: a list of trials in the form of VoxCeleb or of Kaldi, over all splits; None draws them.
-        per_speaker: most target trials of a speaker that are drawn.
-        cross_session: whether drawn target trials pair two sessions.
-        seed: of trials, resamples and pictures.
-        p_target: prior of a target trial for minDCF.
+        settings: which trials, and what is computed of them.
         store_threshold: writes the threshold at the EER into the encoder's `encoder.json`.
 
     Raises:
@@ -114,13 +126,8 @@ def evaluate(
     """
     encoder = Encoder.load(encoder_folder)
     loader = open_dataset(encoder, dataset)
-    if trials_file is None:
-        trials = loader.verification_trials(split, per_speaker, seed, cross_session)
-        pairs = "of two sessions" if cross_session else "of one session or two"
-        source = f"drawn from split {split!r}, at most {per_speaker} target trials a speaker, {pairs}, seed {seed}"
-    else:
-        trials, source = loader.trials(trials_file), str(trials_file)
-    results = evaluate_trials(encoder, loader, trials, output, source, str(dataset), p_target, seed)
+    trials, source = _trials(loader, settings)
+    results = evaluate_trials(encoder, loader, trials, output, settings, source, str(dataset))
     if store_threshold:
         write_threshold(encoder_folder, results.threshold)
     return results
@@ -145,15 +152,24 @@ def open_dataset(encoder: Encoder, dataset: str | Path) -> BatchLoader:
     return loader
 
 
+def _trials(loader: BatchLoader, settings: Settings) -> tuple[Trials, str]:
+    """The trials, and what the results say of where they are from."""
+    split, per_speaker, seed = settings.split, settings.per_speaker, settings.seed
+    if settings.trials is not None:
+        return loader.trials(settings.trials), str(settings.trials)
+    pairs = "of two sessions" if settings.cross_session else "of one session or two"
+    source = f"drawn from split {split!r}, at most {per_speaker} target trials a speaker, {pairs}, seed {seed}"
+    return loader.verification_trials(split, per_speaker, seed, settings.cross_session), source
+
+
 def evaluate_trials(
     encoder: Encoder,
     loader: BatchLoader,
     trials: Trials,
     output: str | Path,
+    settings: Settings,
     source: str = "as given",
     dataset: str = "",
-    p_target: float = P_TARGET,
-    seed: int = 0,
 ) -> Results:
     """Embeds each utterance of the trials once, scores them by cosine, and writes all files.
 
@@ -162,22 +178,22 @@ def evaluate_trials(
         loader: with `layout='time_mel'`, as `open_dataset` gives it.
         trials: over utterances of the loader.
         output: folder for the results; it is made.
+        settings: what is computed of them.
         source: what the results say of the trials.
         dataset: what the results say of the dataset.
-        p_target: prior of a target trial for minDCF.
-        seed: of resamples and pictures.
     """
-    supports_dcf(1, 1, p_target)  # an option that cannot be used is told before the long part
+    supports_dcf(1, 1, settings.p_target)  # an option that cannot be used is told before the long part
     speakers = np.array([speaker for speaker, _ in trials.utterances], dtype=object)
     pairs = speaker_pairs(trials.same, speakers[trials.enrol], speakers[trials.test])
     folder = _made(output)
     embeddings = embed(encoder, loader, trials)
     scored = cosines(embeddings, trials)
-    results = measure(scored, trials.same, pairs, len(trials.utterances), source, dataset, p_target, seed)
+    results = measure(scored, trials.same, pairs, len(trials.utterances), settings)
+    results = replace(results, dataset=dataset, trials=source)
     _write_scores(folder / SCORES_FILE, scored, trials)
     eer = EqualErrorRate(results.eer, results.threshold)
     draw_det(folder / DET_FILE, error_rates(scored, trials.same), eer, results.targets, results.non_targets)
-    draw_embeddings(folder / EMBEDDINGS_FILE, embeddings, speakers.tolist(), seed)
+    draw_embeddings(folder / EMBEDDINGS_FILE, embeddings, speakers.tolist(), settings.seed)
     write_whole(folder / RESULTS_FILE, results.to_json() + "\n")
     return results
 
@@ -228,23 +244,21 @@ def measure(
     same: npt.NDArray[np.bool_],
     pairs: npt.NDArray[np.int64],
     utterances: int,
-    source: str = "as given",
-    dataset: str = "",
-    p_target: float = P_TARGET,
-    seed: int = 0,
+    settings: Settings,
 ) -> Results:
-    """What scores `[n]` are worth, of trials `[n]` between the speakers `pairs` `[2, n]`; else as `evaluate_trials`."""
+    """What scores `[n]` are worth, of trials `[n]` between the speakers `pairs` `[2, n]`; not where they are from."""
+    p_target = settings.p_target
     targets, non_targets = int(same.sum()), int((~same).sum())
     eer = equal_error_rate(scored, same)
-    interval, no_interval = eer_interval(scored, same, pairs[0], pairs[1], seed=seed)
+    interval, no_interval = eer_interval(scored, same, pairs[0], pairs[1], seed=settings.seed)
     no_cost = supports_dcf(targets, non_targets, p_target)
     cost = None if no_cost else min_dcf(scored, same, p_target=p_target)
     errors = {"the EER": (eer.rate * targets, eer.rate * non_targets)}
     if cost is not None:
         errors["minDCF"] = (cost.miss * targets, cost.false_alarm * non_targets)
     return Results(
-        dataset=dataset,
-        trials=source,
+        dataset="",
+        trials="",
         targets=targets,
         non_targets=non_targets,
         speakers=int(pairs.max()) + 1,

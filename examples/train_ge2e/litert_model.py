@@ -3,7 +3,7 @@
 The network takes one window, float32 `[1, crop_frames, bands]`. LSTM layers become the fused operation
 UNIDIRECTIONAL_SEQUENCE_LSTM: Keras 3 alone gives a WHILE loop, which does not come to an end on a microcontroller
 (tensorflow/tflite-micro, issue 3674). The fused one keeps its state from one window to the next, so whoever runs the
-file must reset its variables before each window, as `network_of` does.
+file must reset its variables before each window, as `network_of` does. It must not know how the network was trained.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Signature `embed`: `features`, float32 `[batch, frames, bands]`, not normalised, to `embedding`, `[batch, embedding]`
 of length 1. Signature `about`: nothing to `about`, the text of `About` as a string, so that it cannot be lost.
+
+It must not know what the network is made of.
 """
 
 from __future__ import annotations

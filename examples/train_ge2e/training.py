@@ -1,7 +1,8 @@
 """Training of a speaker encoder with the GE2E loss, from a dataset to a folder with the encoder.
 
 All data come from the loader, crops anew in every epoch. A checkpoint holds the model, the optimiser and the loader's
-place, so that a run that was killed goes on with the very next batch and the same losses.
+place, so that a run that was killed goes on with the very next batch and the same losses. Crops are float32
+`[N*M, frames, bands]`. It must not know how an encoder is evaluated or exported.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Are two recordings of one speaker? By an encoder in any form, and by the features that it was trained on.
 
-`load_encoder` finds out what a path is: the folder of a training run, a SavedModel, or a LiteRT file.
+`load_encoder` finds out what a path is: the folder of a training run, a SavedModel, or a LiteRT file. It must
+not know how an encoder was trained, nor the format of a recording.
 """
 
 from __future__ import annotations

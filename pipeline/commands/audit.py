@@ -1,4 +1,7 @@
-"""`ge2e audit`: leakage and doubles in a dataset, as tables, as JSON, and for a spreadsheet."""
+"""`ge2e audit`: leakage and doubles in a dataset, as tables, as JSON, and for a spreadsheet.
+
+It must not know what is looked for: `ge2e_transforms.audit` finds, this shows.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def print_diagnosis(found: Diagnosis) -> None:
     console.print(f"{answered}: {'a job would do well' if found.healthy else 'mend what is said above first'}")
 
 
-def report_table(report: Report, *, is_program: bool = False) -> Table:
+def report_table(report: Report, *, is_program: bool) -> Table:
     """One process: what was looked at, and what was found."""
     title = f"worker {report.name}{' (this program)' if is_program else ''}"
     table = Table(title=title, title_justify="left", show_header=False)

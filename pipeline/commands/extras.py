@@ -1,4 +1,4 @@
-"""What commands need beside the base of the package."""
+"""What commands need beside the base of the package: an extra that is missing is told by its name."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""What `ge2e add` and `ge2e retry` share: more utterances into a dataset that is there, the rest not computed again."""
+"""What `ge2e add` and `ge2e retry` share: more utterances into a dataset that is there, the rest not computed again.
+
+It must not know the stages: `main` runs the job that it makes of the flags and of what the dataset says of itself.
+"""
 
 from __future__ import annotations
 
 import argparse
 import functools
-import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +87,7 @@ def _job(kind: str, args: argparse.Namespace, output: str, present: dict[str, An
         pseudonym_key=key,
         allow_outside=args.allow_outside,
         allow_schemes=tuple(args.allow_schemes),
-        token=uuid.uuid4().hex[:16],
+        token=options.new_token(),
     )
 
 

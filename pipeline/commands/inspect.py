@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from ge2e_transforms.dataset import Dataset
@@ -15,7 +14,7 @@ from ge2e_transforms.errors import visible
 from ge2e_transforms.facts import facts
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.schema import METADATA_FILE
-from pipeline.commands.run import augmentation_lines, doubts
+from pipeline.commands.dataset_summary import augmentation_lines, doubts, splits_table
 from pipeline.commands.terminal import Terminal
 
 _EXAMPLES = """examples:
@@ -73,17 +72,3 @@ def _lines(told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if told["erased_speakers"]:
         yield "erased", f"{told['erased_speakers']} speakers"
     yield "fingerprint", told["fingerprint"]
-
-
-def splits_table(told: Mapping[str, Any]) -> Table:
-    """What each split holds, and all of them together."""
-    several = len(told["splits"]) > 1
-    table = Table("split", show_footer=several)
-    table.columns[0].footer = "all"
-    columns = dict.fromkeys(("speakers", "utterances", "records"), "{:,}")
-    columns |= {"seconds": "{:,.1f}", "shards": "{:,}", "bytes": "{:,}"}
-    for name, form in columns.items():
-        table.add_column(name, form.format(told["totals"][name]), justify="right")
-    for split, held in told["splits"].items():
-        table.add_row(split, *(form.format(held[name]) for name, form in columns.items()))
-    return table

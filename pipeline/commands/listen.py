@@ -1,4 +1,7 @@
-"""`ge2e listen`: one stored utterance as a WAV, so that one can hear what is trained on."""
+"""`ge2e listen`: one stored utterance as a WAV, so that one can hear what is trained on.
+
+Samples are mono float32 in [-1, 1], levels and gain dB.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What `ge2e manifest` reads: a parser for each kind of corpus or list, and the function that gives its rows."""
+"""What `ge2e manifest` reads: a parser for each kind of corpus or list, and the function that gives its rows.
+
+It must not know how corpora and lists of others are laid out: their scanners in `ge2e_transforms` do.
+"""
 
 from __future__ import annotations
 

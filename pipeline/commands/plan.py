@@ -1,4 +1,7 @@
-"""`ge2e plan`: what a job would make, need and take, before it is run."""
+"""`ge2e plan`: what a job would make, need and take, before it is run.
+
+Lengths come in seconds and sizes in bytes, but for shards, which are in MiB.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(args: argparse.Namespace) -> int:
     """Exit status 0 also where something looks wrong; that is said."""
     require_beam("`ge2e plan` needs")
-    from ge2e_transforms.planning import Augmented
     from pipeline import options
     from pipeline.forecast import forecast
-    from pipeline.sound_lists import sound_lists
+    from pipeline.sound_lists import augmented_of
     from pipeline.survey import survey
 
     job = options.job_config(args)
-    augmented = Augmented(job.augmentation, tuple(sound_lists(job, job.augmentation))) if job.augmentation else None
+    augmented = augmented_of(job)
     processes = options.local_processes(options.beam_options(args, args.beam_arguments))
     with tqdm(desc="reading headers", unit=" rows", leave=False, disable=args.quiet or None) as bar:
         found = survey(job, bar.update)

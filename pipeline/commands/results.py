@@ -1,4 +1,7 @@
-"""A file for people that a command makes of a dataset: where it may be, and how it is written."""
+"""A file for people that a command makes of a dataset: where it may be, and how it is written.
+
+Content is bytes. It must not know what it means.
+"""
 
 from __future__ import annotations
 

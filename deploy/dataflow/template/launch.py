@@ -1,6 +1,7 @@
 """What a Flex Template starts: `ge2e run` with the parameters of the template.
 
-The service gives parameters and options of the job alike, as `--name=value`; `ge2e run` wants Beam's after `--`.
+The service gives parameters and options of the job alike, as `--name=value`; `ge2e run` wants Beam's after `--`. It
+must not know what a parameter means: the flags of `ge2e run` and the options of Beam are asked.
     launch.py --manifest=gs://B/m.csv --output=gs://B/out --overwrite=true --set='n_mels=64;f_max_hz=7600' \
         --runner=DataflowRunner --project=P --region=R --template_location=gs://B/template_launches/1/job_object
 """
