@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms import schema
-from ge2e_transforms.audit_contents import IDENTITY, Contents, Ints, codes
+from ge2e_transforms.audit_contents import IDENTITY, Contents, codes
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.deny_list import DenyEntry, DenyMatcher
 from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.treatments import labels_at_other_speeds
 from ge2e_transforms.utterance import shown
 

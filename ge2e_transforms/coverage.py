@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.dealing import rounds
-from ge2e_transforms.placing import Ints, batch_count, largest
+from ge2e_transforms.placing import batch_count, largest
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.sampling import Sampler
 
 # Speakers that are looked at to say how many others one meets.

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ge2e_transforms.placing import Ints, largest
+from ge2e_transforms.placing import largest
 from ge2e_transforms.population import Population
 from ge2e_transforms.rng import Bits, below, derive
-from ge2e_transforms.supply import Supply, offsets
+from ge2e_transforms.runs import Ints, offsets
+from ge2e_transforms.supply import Supply
 
 Int32s = npt.NDArray[np.int32]
 

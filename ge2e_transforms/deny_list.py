@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms.errors import DenyListError
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.utterance import shown
 
-Ints = npt.NDArray[np.int64]
 _COMMENT = re.compile(r"(^|\s)#.*")
 _WANTED = "expected `namespace/speaker` or `namespace/speaker utterance_id`, with * for any characters"
 

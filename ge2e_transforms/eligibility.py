@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import SamplingError
 from ge2e_transforms.loader import BatchLoader
 from ge2e_transforms.population import Population
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.supply import SamplingOptions
-
-Ints = npt.NDArray[np.int64]
 
 
 class Supplied(NamedTuple):

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.rng import Bits, below, derive
-
-Ints = npt.NDArray[np.int64]
+from ge2e_transforms.runs import Ints
 
 # Ids of the streams of random bits. A change of their order changes every plan.
 _ORDER, _CUT, _COLUMN, _PAIR, _SWAP, _SEAT, _BATCH = range(7)

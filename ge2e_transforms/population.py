@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer
-from ge2e_transforms.placing import Ints
-from ge2e_transforms.supply import SamplingOptions, Supply, offsets, require
+from ge2e_transforms.runs import Ints, offsets
+from ge2e_transforms.supply import SamplingOptions, Supply, require
 
 # Records whose supply is worked out at a time; bounds the memory beside the plan (about 150 bytes a record).
 CHUNK_RECORDS = 1 << 17

@@ -20,10 +20,10 @@ from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dealing import Dealer
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.parts import Blocks, Piece, Windows
-from ge2e_transforms.placing import Ints, Seats, place, place_in_order
+from ge2e_transforms.placing import Seats, place, place_in_order
 from ge2e_transforms.population import Population
 from ge2e_transforms.rng import Bits, below, derive
-from ge2e_transforms.supply import changes, offsets, run_sums
+from ge2e_transforms.runs import Ints, changes, offsets, run_sums
 
 Int32s = npt.NDArray[np.int32]
 # The order of speakers (labels) that batches of an epoch follow, neighbours together.
@@ -60,10 +60,6 @@ class Plan:
         self.table = table
         self.records, self.starts = table[:, :size], table[:, size : 2 * size]
         self.labels, self.frames = table[:, 2 * size : -1], table[:, -1]
-
-    def batch_labels(self, batch: int) -> Ints:
-        """Labels int64 `[N*M]` of one batch, in runs of M."""
-        return np.repeat(self.labels[batch].astype(np.int64), self.records.shape[1] // self.labels.shape[1])
 
 
 def quotas(held: Ints, exponent: float) -> Ints:

@@ -24,10 +24,10 @@ from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.examples import Crops, Examples, Source
 from ge2e_transforms.mel_augment import MelAugment
-from ge2e_transforms.placing import Ints
 from ge2e_transforms.plans import Plans
 from ge2e_transforms.population import Filters
 from ge2e_transforms.reading import ReadingOptions
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.sampling import Sampler
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.errors import ConfigError, SamplingError
-from ge2e_transforms.placing import Ints, largest
+from ge2e_transforms.placing import largest
+from ge2e_transforms.runs import Ints, changes, offsets, run_sums
 
 _CHOICES = {
     "distinct": ("strict", "prefer", "any"),
@@ -165,7 +166,7 @@ class Supply:
         self.record_of_slot = np.repeat(np.arange(len(self.record), dtype=np.int32), self.record_slots)
         self.record_first = offsets(self.record_slots)[:-1]
         label, number, session, utterance = (x[self.record] for x in (label, number, session, utterance))
-        head = np.flatnonzero(changes(label) | changes(number))
+        head = np.flatnonzero(changes(label, number))
         self.number, self.session, self.first_slot = number[head], session[head], self.record_first[head]
         self._head = np.flatnonzero(changes(label[head]))
         self.label = label[head][self._head]
@@ -259,18 +260,3 @@ def _count_different(label: Ints, ids: Ints) -> Ints:
         keys = np.sort(keys)
     heads = np.flatnonzero(changes(label))
     return run_sums(changes(keys).astype(np.int64), heads)
-
-
-def changes(ids: Ints) -> npt.NDArray[np.bool_]:
-    """True where a run of equal ids begins."""
-    return np.concatenate([np.ones(min(1, len(ids)), dtype=np.bool_), ids[1:] != ids[:-1]])
-
-
-def run_sums(values: Ints, head: Ints) -> Ints:
-    """Sums of the runs that begin at `head`."""
-    return np.add.reduceat(values, head) if len(head) else np.zeros(0, dtype=np.int64)
-
-
-def offsets(counts: Ints) -> Ints:
-    """Where runs of these lengths begin when they lie end to end, and last where all end."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])

@@ -17,6 +17,7 @@ from ge2e_transforms.augmentation import ADDED, Augmentation, sped
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
+from ge2e_transforms.runs import changes
 from ge2e_transforms.schema import COPY_SHIFT
 
 # Columns of a shard's index that say what was done to a record, and whose copy it is.
@@ -115,9 +116,7 @@ class Treatments:
             done: of the same records.
         """
         label, utterance, flags = (table[name].to_numpy() for name in COLUMNS[:3])
-        keys = (label, utterance, flags >> COPY_SHIFT)
-        first = np.ones(len(table), dtype=np.bool_)
-        first[1:] = np.any([column[1:] != column[:-1] for column in keys], axis=0)
+        first = changes(label, utterance, flags >> COPY_SHIFT)
         ratio = table["snr_db"].to_numpy().astype(np.float64)  # NaN where there is none
         for number, found in enumerate(self.of.values()):
             mine = first & (done.kind == number)

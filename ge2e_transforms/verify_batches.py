@@ -6,13 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ge2e_transforms.errors import SamplingError
 from ge2e_transforms.sampling import Plan
 from ge2e_transforms.stream import Position, Stream
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass

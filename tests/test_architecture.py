@@ -27,6 +27,7 @@ ORDER = [
     "schema",
     "augmentation",
     "rng",
+    "runs",
     "augment",
     "utterance",
     "identity",
