@@ -147,6 +147,17 @@ class Dataset:
         """Whether it may hold copies of utterances."""
         return "augmentation" in self.metadata
 
+    def statistics(self, advice: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of all train frames, `[bins]` each.
+
+        Raises:
+            DatasetError: there is no train frame; the message ends with the advice.
+        """
+        stored = self.metadata["statistics"]
+        if not stored["frames"]:
+            raise DatasetError(f"{self.root} has no statistics, as it has no train frames: {advice}")
+        return np.array(stored["mean"], dtype=np.float64), np.array(stored["std"], dtype=np.float64)
+
     def shards(self, split: str) -> list[dict[str, Any]]:
         """What metadata says of each shard of a split, in order.
 
@@ -157,6 +168,10 @@ class Dataset:
             raise DatasetError(f"{self.root} has no split {split!r}: it has {', '.join(self.splits)}")
         entries: list[dict[str, Any]] = self.metadata["shards"][split]
         return entries
+
+    def held_shards(self) -> list[tuple[str, int]]:
+        """(split, number) of every shard that holds records, split by split, in order."""
+        return [(split, n) for split in self.splits for n, entry in enumerate(self.shards(split)) if entry["records"]]
 
     def shard_names(self, split: str) -> list[str]:
         """Record files of a split, relative to the folder, in order. A shard without records has none."""
@@ -200,7 +215,7 @@ class Dataset:
             DatasetError: no such split, or the file is not what metadata says (its crc32c is compared).
         """
         shards, entry = self.shards(split), self.metadata["splits"][split]["index"]
-        self._check_size(entry["path"], entry["bytes"])
+        self._refuse_size(entry["path"], entry["bytes"], self.folder.size(entry["path"]))
         path = self.folder.local(entry["path"], entry["bytes"])
         with path.open("rb") as stream:
             crc = crc32c_of(stream)
@@ -265,7 +280,7 @@ class Dataset:
 
     def _table(self, entry: dict[str, Any], fields: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         """A table that metadata describes, checked: its checksum, types of columns, and nulls where there are none."""
-        self._check_size(entry["path"], entry["bytes"])
+        self._refuse_size(entry["path"], entry["bytes"], self.folder.size(entry["path"]))
         where, content = self.folder.where(entry["path"]), self.folder.read(entry["path"])
         if (found := hashlib.sha256(content).hexdigest()) != entry["sha256"]:
             raise DatasetError(
@@ -289,9 +304,6 @@ class Dataset:
             if not wanted.nullable and table[wanted.name].null_count:
                 raise DatasetError(f"{where}: expected a value in each row of {wanted.name}: the file is damaged")
         return table
-
-    def _check_size(self, name: str, expected: int) -> None:
-        self._refuse_size(name, expected, self.folder.size(name))
 
     def _refuse_size(self, name: str, expected: int, got: int | None) -> None:
         if got is None:

@@ -9,7 +9,7 @@ import math
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -237,7 +237,7 @@ class CropReader:
             with self._lock:  # two records may share a byte
                 np.bitwise_or.at(self._checked, records >> 3, (1 << (records & 7)).astype(np.uint8))
 
-    def _refuse(self, body: _Body, content: bytes) -> None:
+    def _refuse(self, body: _Body, content: bytes) -> NoReturn:
         """Says what is wrong with a record that does not match its checksum, or its index row."""
         _, (shard, offset, _), _, _, size, label = body
         rows = size // (self._bins * self._dtype.itemsize)
@@ -337,10 +337,7 @@ def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray
 def _statistics(dataset: Dataset, split: str, normalize: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
     """Mean and scale per bin, `[1, bins]` or `[records, bins]` each."""
     if normalize == "dataset":
-        stored = dataset.metadata["statistics"]
-        if not stored["frames"]:
-            raise DatasetError(f"{dataset.root} has no statistics, as it has no train frames: use normalize='crop'")
-        mean, deviation = np.array([stored["mean"]]), np.array([stored["std"]])
+        mean, deviation = (figures[None] for figures in dataset.statistics("use normalize='crop'"))
     elif normalize == "utterance":
         names, bins = ("mean", "deviation"), dataset.metadata["feature_shape"][0]
         tables = [dataset.shard_index(split, shard, names) for shard in range(len(dataset.shards(split)))]

@@ -73,6 +73,20 @@ def test_shards_are_listed_in_order_with_the_empty_one(made):
     assert [path.name[-14:] for path in paths] == [f"{n}-of-00004.tfrecord"[-14:] for n in range(4)]
     assert [path.exists() for path in paths] == [True, True, True, False]
     assert not (made / schema.shard_files(entries[3]["base"])[1]).exists()
+    held = [("train", 0), ("train", 1), ("train", 2)]
+    assert [place for place in dataset.held_shards() if place[0] == "train"] == held
+    assert all(dataset.shards(split)[shard]["records"] for split, shard in dataset.held_shards())
+    assert {split for split, _ in dataset.held_shards()} == {"train", "test"}
+
+
+def test_statistics_are_those_of_metadata_or_refused_with_the_advice(made, damaged):
+    mean, deviation = Dataset.open(made).statistics("unused")
+    stored = Dataset.open(made).metadata["statistics"]
+    assert (mean.tolist(), deviation.tolist()) == (stored["mean"], stored["std"])
+    assert mean.dtype == deviation.dtype == np.float64 and mean.shape == (RECIPE.feature.n_mels,)
+    edit(damaged, statistics={**stored, "frames": 0, "mean": [], "std": []})
+    with pytest.raises(DatasetError, match=r"no train frames: use another$"):
+        Dataset.open(damaged).statistics("use another")
 
 
 def test_the_index_leads_to_the_values(made):
