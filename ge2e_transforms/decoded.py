@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ge2e_transforms import audio
 from ge2e_transforms.config import AudioConfig
+from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import DataError, DiskError
 from ge2e_transforms.utterance import Utterance
 
 # Where encoded audio comes from: a location to a local path, or to the bytes of an object.
 AudioSource = Callable[[str], "str | bytes"]
 # What decodes: `audio.load`, or what does the same elsewhere.
-AudioLoader = Callable[["str | bytes", AudioConfig, "str | int | None", str], "npt.NDArray[np.float32]"]
+AudioLoader = Callable[["str | bytes", AudioConfig, "str | int | None", str], Samples]
 _T = TypeVar("_T")
-Samples: TypeAlias = npt.NDArray[np.float32]
 # Location and channel; offset and duration in seconds.
 _Key: TypeAlias = tuple[str, "str | int"]
 _Piece: TypeAlias = tuple["float | None", "float | None"]

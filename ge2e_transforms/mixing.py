@@ -11,14 +11,12 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from ge2e_transforms import audio, sums
 from ge2e_transforms.compiled import compiled
+from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import SilentAudioError
-
-Samples = npt.NDArray[np.float32]
 
 # A block of the convolution has so many times the samples of the response, and at least so many: then little of it is
 # overlap, and it stays in a core's cache.
