@@ -1,7 +1,7 @@
 """What `audit` keeps of the indexes of all shards: a hash for each utterance, and who speaks where.
 
 Of a dataset with augmentation only the utterances as they were spoken: what was made of them is no leak and no double,
-and would repeat what is found of them.
+and would repeat what is found of them. It must not know what is looked for.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Contents:
                 yield from pool.map(read, numbers[start : start + _READERS])
 
     def split_of(self, number: int) -> str:
+        """Split of the place of this number."""
         return self.places[number][0]
 
     def _told(self) -> pa.Table:

@@ -1,4 +1,7 @@
-"""What an epoch uses, what it leaves and why, which relaxations it takes, and how many speakers meet. Pure NumPy."""
+"""What an epoch uses, what it leaves and why, which relaxations it takes, and how many speakers meet. Pure NumPy.
+
+Counts are of slots, groups of M slots, and speakers. It must not know of files, or how batches are read.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Opens a dataset folder: metadata, speakers, indexes. What is incomplete or of another format is refused.
 
-Imports NumPy and pyarrow only. It must not know how batches are made.
+Imports NumPy and pyarrow only. It must not know how batches are made. Columns of indexes are integers, one entry a
+record; offsets and lengths are bytes.
 """
 
 from __future__ import annotations

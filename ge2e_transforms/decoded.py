@@ -2,6 +2,7 @@
 
 Recordings that later rows need again stay in memory up to a limit. Beyond it the one used longest ago is cut into the
 pieces that are still wanted, which go to a file that has no name: at most some times what the shard itself takes.
+Samples are mono, float32 `[n]`, at the rate of the config. It must not know what becomes of them.
 """
 
 from __future__ import annotations

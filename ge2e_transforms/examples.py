@@ -1,7 +1,7 @@
 """The crops of a batch as they are delivered: read, changed as waveforms, turned into features, normalised and masked.
 
 What is drawn for a crop follows from the seed and its place in the stream of batches, so it is the same in every
-process. It must not know how batches are planned.
+process. It must not know how batches are planned. What it makes is float32, `[n, bins, rows]` or `[n, rows, bins]`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A dataset's folder, local or on a store: whole files by name, and copies of them on the local disk.
 
-Safe to call from several threads at once; a folder that is pickled opens again where it is used.
+Safe to call from several threads at once; a folder that is pickled opens again where it is used. It must not know what
+the files hold.
 """
 
 from __future__ import annotations
@@ -211,6 +212,7 @@ class StoreFolder(Folder):
         return opened
 
     def read_at(self, name: str, opened: OpenObject, offset: int, length: int) -> bytes:
+        """Bytes of an open file from `offset` on: `length` of them, or less at its end."""
         with self._told(name):
             return opened.read_at(offset, length)
 

@@ -1,4 +1,7 @@
-"""Batches of exactly N speakers x M utterances from a dataset, as NumPy arrays, and what all readers have in common."""
+"""Batches of exactly N speakers x M utterances from a dataset, as NumPy arrays, and what all readers have in common.
+
+It opens datasets, sorts options out and makes streams; it must not know how a crop is drawn or read.
+"""
 
 from __future__ import annotations
 
@@ -315,5 +318,6 @@ class BatchIterator(Iterator[Batch]):
 
 
 def check_epochs(epochs: int | None) -> None:
+    """ConfigError unless it is None or an integer from 1 on."""
     if epochs is not None:
         check_integer("epochs", epochs, 1, 1 << 31)

@@ -1,7 +1,7 @@
 """Crops of noise, drawn from a dataset of noise: what is mixed into batches while they are read.
 
 A draw follows from its key alone, so a batch has the same noise whenever and wherever it is made. It must not know how
-noise is mixed in.
+noise is mixed in. Crops are float32, `[n, bins, rows]` or `[n, rows, bins]`, as they are stored.
 """
 
 from __future__ import annotations

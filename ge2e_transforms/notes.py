@@ -1,4 +1,7 @@
-"""What a user should know of an epoch before it is read: warnings that name the option that changes it."""
+"""What a user should know of an epoch before it is read: warnings that name the option that changes it.
+
+All of it follows from the sampler: it must not know of datasets.
+"""
 
 from __future__ import annotations
 

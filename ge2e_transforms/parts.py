@@ -2,7 +2,7 @@
 
 A large epoch is planned in blocks, so that memory does not grow with it; with `locality` it is planned in windows, so
 that a reader holds the shards of one window at a time. Both know beforehand how many batches an epoch has, the same in
-every epoch. They must not know of crops.
+every epoch. They must not know of crops. Arrays are int64, one entry a unit.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Groups of speakers into batches: how many batches there can be, and who sits where. Pure NumPy.
 
-A group is M crops of one speaker; a batch is N groups of N different speakers. It must not know of crops.
+A group is M crops of one speaker; a batch is N groups of N different speakers. It must not know of crops. Arrays are
+int64; groups count from 0.
 """
 
 from __future__ import annotations

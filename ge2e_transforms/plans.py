@@ -1,7 +1,8 @@
 """Plans on disk: each part of an epoch is planned once per host, ahead of its time, and mapped by all who read it.
 
 Processes that share a folder share its plans: the first that needs one makes it while the others wait. The folder is
-temporary; what is lost with it is made again.
+temporary; what is lost with it is made again. A plan is an int32 table (`sampling.Plan`). It must not know how one is
+made, or what is read by it.
 """
 
 from __future__ import annotations

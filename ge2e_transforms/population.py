@@ -2,7 +2,8 @@
 
 A *unit* is what is planned as one: a speaker; with `batch_sources='single'` a speaker within one source; with
 `locality` a speaker within one shard. Its records are a run of rows, so that a plan can be made some units at a time,
-and what is held in memory does not grow with the number of records. It must not know of epochs or of chance.
+and what is held in memory does not grow with the number of records. It must not know of epochs or of chance. What is
+said of units is int64, one entry a unit.
 """
 
 from __future__ import annotations

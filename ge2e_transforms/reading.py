@@ -1,6 +1,7 @@
 """Crops of stored records as arrays: one positional read each, short ones filled up, values normalised.
 
-It must not know how batches are made. Safe to call from several threads at once.
+It must not know how batches are made. Safe to call from several threads at once. What it gives is float32,
+`[n, bins, rows]` or `[n, rows, bins]`.
 """
 
 from __future__ import annotations
@@ -327,7 +328,7 @@ def silence(recipe: Recipe) -> Values:
 
 
 def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """1 / deviation, 0 for constant bins."""
+    """1 / deviation for any shape of both, 0 for constant bins."""
     varies = deviation > _CONSTANT * np.abs(mean)
     scale = np.zeros_like(deviation)
     np.divide(1, deviation, out=scale, where=varies)

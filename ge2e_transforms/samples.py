@@ -1,4 +1,7 @@
-"""Some records of a dataset: drawn by a seed, or found by the id of their utterance. What their values tell."""
+"""Some records of a dataset: drawn by a seed, or found by the id of their utterance. What their values tell.
+
+Values are float32 `[rows, bins]`. It must not know how they are shown.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +213,7 @@ def _lowest(columns: npt.NDArray[np.int64], each: int) -> npt.NDArray[np.int64]:
 
 
 def at_floor(values: Values, recipe: Recipe) -> float | None:
-    """The share of values whose power is no more than the floor of the logarithm; None where nothing has a floor."""
+    """The share, 0 to 1, of values whose power is at most the floor of the logarithm; None where there is no floor."""
     feature = recipe.feature
     if feature.features != "logmel" or feature.log == "none":
         return None
@@ -222,7 +225,7 @@ def at_floor(values: Values, recipe: Recipe) -> float | None:
 
 
 def clipped(values: Values, recipe: Recipe) -> float | None:
-    """The share of raw samples at full scale; None of other features, in which that cannot be seen."""
+    """The share, 0 to 1, of raw samples at full scale; None of other features, in which that cannot be seen."""
     if recipe.feature.features != "raw":
         return None
     return float(np.mean(np.abs(values) >= _FULL_SCALE))

@@ -2,9 +2,10 @@
 
 A plan is a pure function of (index, options, epoch). Three steps, each described where it is done: slots (the crops
 that utterances can give: `supply.Supply`), groups of M slots of one speaker (`dealing.Dealer`), batches of N groups
-(`placing.place`). What does not depend on the epoch is worked out once, so the number of batches is known
-beforehand. Draws are keyed by (seed, label, utterance, stream, epoch): where a crop starts does not depend on the
-order of the records, on other speakers or on the machine. A large epoch is planned in parts (`parts`).
+(`placing.place`). What does not depend on the epoch is worked out once, so the number of batches is known beforehand.
+Draws are keyed by (seed, label, utterance, stream, epoch): where a crop starts does not depend on the order of the
+records, on other speakers or on the machine. A large epoch is planned in parts (`parts`). Lengths and starts are stored
+rows. It must not know where records lie, or how they are read.
 """
 
 from __future__ import annotations

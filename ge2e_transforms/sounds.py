@@ -47,9 +47,11 @@ class Sounds:
         return max(0, self._limit - self._bytes)
 
     def count(self, kind: str) -> int:
+        """Recordings of a list."""
         return len(self._rows[kind])
 
     def location(self, kind: str, number: int) -> str:
+        """Where a recording is: path or URL."""
         return self._rows[kind][number].location
 
     def sound(self, kind: str, number: int, load: AudioLoader) -> Samples:

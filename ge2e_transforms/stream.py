@@ -1,7 +1,7 @@
 """The batches of one split as one stream over epochs: which batch comes at which step, on which host, and its arrays.
 
 Batch i of epoch e follows from (dataset, options, e, i) alone: there is no shuffle buffer and no hidden state. All
-readers (NumPy, tf.data, PyTorch) are thin layers over `Stream.batch`.
+readers (NumPy, tf.data, PyTorch) are thin layers over `Stream.batch`. It must not know of TensorFlow or PyTorch.
 """
 
 from __future__ import annotations
@@ -278,6 +278,7 @@ class Stream:
 
     @property
     def labels_are_text(self) -> bool:
+        """Whether labels are ids, in an array of objects, and not int64."""
         return self._delivery.labels == "original"
 
     def _label_names(self) -> tuple[Ints, Any] | None:

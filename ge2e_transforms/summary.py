@@ -2,7 +2,8 @@
 
 Copies of utterances, and what was written at other speeds, are counted apart: all else is of clean utterances. All
 shards are gone through once, some indexes at a time, so that memory does not grow with the number of records: what is
-kept are sums, histograms, and two spectra for each of at most `MOST_SPEAKERS` speakers.
+kept are sums, histograms, and two spectra for each of at most `MOST_SPEAKERS` speakers. It must not know how the
+numbers are shown.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a batch is, and what the speakers of a split can give to batches: slots, and groups of M slots. Pure NumPy.
 
-It must not know of epochs or of chance.
+It must not know of epochs or of chance. Columns are int64, one entry a record, an utterance or a speaker; lengths are
+stored rows: frames, or samples of a raw dataset.
 """
 
 from __future__ import annotations
@@ -150,7 +151,14 @@ class Supply:
         held: int64 `[speakers]`, groups that each can give; 0 for those who cannot take part.
         utterances, sessions: int64 `[speakers]`, how many of them have slots.
         number, slots, speaker: int64, one entry an utterance (with `distinct_sessions` a session): its number, how many
-            slots it has, and whose it is.
+            slots it has, and whose it is (a place in `label`). `session`, `copies` and `first_slot` go with them: the
+            session of its first record, how often each of its slots counts, and the first of its slots.
+        speaker_slots, speaker_copies, distinct_groups: int64 `[speakers]`: slots of the records, how often each counts,
+            and groups without an utterance twice.
+        record, record_frames, record_slots, record_first: int64, one entry a record with slots: its place in the index,
+            its rows, its slots, and the first of these.
+        record_of_slot: int32 `[slots]`, the record of each.
+        short_dropped: records without a slot.
     """
 
     def __init__(self, index: Mapping[str, npt.NDArray[Any]], options: SamplingOptions) -> None:

@@ -1,4 +1,7 @@
-"""The batches as `tf.data.Dataset`s. TensorFlow is imported when one is asked for, and not before."""
+"""The batches as `tf.data.Dataset`s. TensorFlow is imported when one is asked for, and not before.
+
+It must not know how a batch is planned or read.
+"""
 
 from __future__ import annotations
 

@@ -86,6 +86,7 @@ class Treatments:
 
     @property
     def kinds(self) -> list[str]:
+        """Kinds of copies, by the numbers that `Done.kind` holds."""
         return list(self.of)
 
     def done(self, table: pa.Table, where: object) -> Done:
@@ -134,7 +135,7 @@ def labels_at_other_speeds(dataset: Dataset) -> npt.NDArray[np.int64]:
 
 
 def speeds(dataset: Dataset, config: Augmentation) -> list[AtSpeed]:
-    """What there is at each of the other speeds, by the table of speakers."""
+    """What there is at each of the other speeds, by the table of speakers; DatasetError if that is damaged."""
     found = []
     for factor in config.speed:
         own = _at_speed(dataset.speakers, factor)

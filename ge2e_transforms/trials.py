@@ -1,4 +1,7 @@
-"""Verification trials: pairs of utterances of one speaker or of two; read from a list, drawn, written."""
+"""Verification trials: pairs of utterances of one speaker or of two; read from a list, drawn, written.
+
+Trials are numbers of utterances, int32. It must not know of features, or how utterances are compared.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where the records of whole utterances lie, from the indexes of their shards. It reads no records."""
+"""Where the records of whole utterances lie, from the indexes of their shards.
+
+Offsets and lengths are bytes, frames stored rows. It must not know how records are read.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ class UtteranceRows(NamedTuple):
     label: Ints
 
     def rows(self, utterance: int) -> list[RecordRow]:
+        """The records of an utterance, in the order spoken."""
         part = slice(self.first[utterance], self.first[utterance] + self.records[utterance])
         columns = (column[part].tolist() for column in (self.shard, self.offset, self.length))
         return list(map(RecordRow, *columns))

@@ -1,6 +1,7 @@
 """Re-reads a finished dataset and checks it: checksums, counts, index against records, values, splits.
 
-`verify` stops at the first fault and says where it is.
+`verify` stops at the first fault and says where it is. It must not use what the writer computes by (`shards`,
+`shard_sums`, `sums`): a fault there would not be found.
 """
 
 from __future__ import annotations

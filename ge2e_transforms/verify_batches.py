@@ -1,4 +1,7 @@
-"""Checks what every batch promises, on any dataset: made from the index anew, not from what the sampler believes."""
+"""Checks what every batch promises, on any dataset: made from the index anew, not from what the sampler believes.
+
+It must not know how a plan is made (`supply`, `dealing`, `placing`).
+"""
 
 from __future__ import annotations
 

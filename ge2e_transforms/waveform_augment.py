@@ -1,6 +1,7 @@
 """Rooms and noise for waveforms, drawn by the key of each crop: what a `waveform_transform` is mostly wanted for.
 
-Responses of rooms and noise are raw datasets of their own. It must not know where the crops come from.
+Responses of rooms and noise are raw datasets of their own. It must not know where the crops come from. Waveforms are
+float32 `[n, samples]`; ratios are in decibels.
 """
 
 from __future__ import annotations

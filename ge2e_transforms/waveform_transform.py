@@ -1,6 +1,7 @@
 """Functions of waveforms that are applied to crops while they are read, and what is asked of them.
 
-It must not know where crops come from, or what becomes of them.
+It must not know where crops come from, or what becomes of them. Waveforms are float32 `[n, samples]`, keys uint64
+`[n]`.
 """
 
 from __future__ import annotations

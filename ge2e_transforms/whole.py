@@ -1,6 +1,7 @@
 """Whole utterances of a dataset, one by its id or all of a split: joined from their records, normalised, filled up.
 
-For datasets in utterance form. Every record has its checksum verified. It must not know how batches are made.
+For datasets in utterance form. Every record has its checksum verified. It must not know how batches are made. Values
+are float32, `[bins, frames]` or `[frames, bins]`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Shards held in memory while batches are made from them alone: for cold disks and stores, read from end to end.
 
-It must not know which shards belong together, or how batches are made.
+It must not know which shards belong together, or how batches are made. What is held are the bytes as stored.
 """
 
 from __future__ import annotations
