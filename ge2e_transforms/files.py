@@ -78,15 +78,9 @@ class Cache:
             ) from error
         return True
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """No other thread or process counts, takes room or renames meanwhile."""
-        with (self.folder / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough after a fork
+        return locked(self.folder / ".lock")
 
     def _used_bytes(self, without: Path) -> int:
         used, oldest = 0, time.time() - _STALE_S
@@ -99,6 +93,17 @@ class Cache:
                     elif path != without:
                         used += path.stat().st_size
         return used
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a file, which is made if it is not there: others who take it, threads too, wait until then."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough after a fork
 
 
 class Folder(abc.ABC):

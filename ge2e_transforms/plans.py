@@ -7,7 +7,6 @@ made, or what is read by it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ge2e_transforms.errors import Ge2eError, StorageError
+from ge2e_transforms.files import locked
 from ge2e_transforms.sampling import Plan, Sampler
 
 Part = tuple[int, int]  # epoch, part
@@ -71,7 +71,7 @@ class Plans:
         """Maps a plan; makes it first where nobody has yet. Processes take turns by a lock that ends with them."""
         path = self._path(key)
         try:
-            with _turn(self.folder):
+            with locked(self.folder / "lock"):
                 if not path.exists():
                     table = self._sampler.plan(*key).table
                     temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
@@ -109,20 +109,6 @@ def _make(plans: weakref.ref[Plans], key: Part) -> None:
             alive._load(key)
         except Ge2eError:
             return  # told to whoever needs the plan
-
-
-class _turn:
-    """Holds the lock of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "lock"
-
-    def __enter__(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
 
 
 def _remove(folder: Path, owner: int) -> None:
