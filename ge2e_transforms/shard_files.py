@@ -147,7 +147,7 @@ class StoreShards:
         ConfigError: `readers` out of that range.
     """
 
-    def __init__(self, folder: StoreFolder, names: Sequence[str], sizes: Sequence[int], readers: int = 32) -> None:
+    def __init__(self, folder: StoreFolder, names: Sequence[str], sizes: Sequence[int], readers: int) -> None:
         check_integer("readers", readers, 1, MOST_READERS + 1)
         self._folder, self._names, self._sizes, self._readers = folder, list(names), list(sizes), readers
         self._copies = LocalShards([Path()] * len(names))
