@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.crop_features import CropFeatures, WaveformOptions
-from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.mel_augment import MelAugment, MelAugmenter
 from ge2e_transforms.reading import Buffers, CropReader, ReadingOptions, Values
 from ge2e_transforms.rng import derive
 from ge2e_transforms.shard_files import StoreShards
+from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.supply import SamplingOptions
 from ge2e_transforms.waveform_transform import bound, transformed
 from ge2e_transforms.windows import Window, Windows

@@ -30,7 +30,7 @@ _COLUMNS = ("frames", "label", "utterance_index", "session_index")
 
 
 class Index(Protocol):
-    """Integer columns of all records of a split by name, such as `dataset.SplitIndex` or a dict."""
+    """Integer columns of all records of a split by name, such as `split_index.SplitIndex` or a dict."""
 
     def __getitem__(self, name: str, /) -> npt.NDArray[Any]: ...
 

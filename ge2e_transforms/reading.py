@@ -17,12 +17,13 @@ import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
 from ge2e_transforms.half_floats import widen
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
 from ge2e_transforms.shard_files import LocalShards, StoreShards
+from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.stores import MOST_READERS
 from ge2e_transforms.windows import Window
 

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from ge2e_transforms import schema
 from ge2e_transforms.augmentation import MARK
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.rng import derive
+from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.treatments import COLUMNS, Treatments, labels_at_other_speeds
 from ge2e_transforms.utterance import shown
 from ge2e_transforms.utterance_rows import RecordRow

@@ -20,7 +20,7 @@ from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.crop_features import WaveformOptions
-from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
+from ge2e_transforms.dataset import Dataset, speaker_names
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.examples import Crops, Examples, Source
 from ge2e_transforms.mel_augment import MelAugment
@@ -29,6 +29,7 @@ from ge2e_transforms.population import Filters
 from ge2e_transforms.reading import ReadingOptions
 from ge2e_transforms.runs import Ints
 from ge2e_transforms.sampling import Sampler
+from ge2e_transforms.split_index import SplitIndex
 
 if TYPE_CHECKING:
     from ge2e_transforms.batch_workers import BatchWorkers

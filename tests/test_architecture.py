@@ -85,6 +85,7 @@ ORDER = [
     "files",
     "shard_files",
     "metadata",
+    "split_index",
     "dataset",
     "placing",
     "supply",
