@@ -84,7 +84,6 @@ class CropFeatures:
     def __init__(self, recipe: Recipe) -> None:
         from ge2e_transforms.extractor import FeatureExtractor
 
-        self.recipe = recipe
         self._extractor = FeatureExtractor(recipe)
 
     def __call__(self, waveforms: Waveforms, seeds: Bits) -> Waveforms:

@@ -120,12 +120,14 @@ class BatchLoader:
     ) -> BatchIterator:
         """Batches of `epochs` epochs (None: without end), from batch `start[1]` of epoch `start[0]` on.
 
-        Each is (examples, labels): float32 `[N*M, bins, rows]`, and `[N*M]` in runs of M.
+        Each is (examples, labels): float32 `[N*M, bins, rows]` (`[N*M, rows, bins]` with layout='time_mel'), and int64
+        `[N*M]` in runs of M (ids as objects with labels='original').
 
         Raises:
+            ConfigError: `epochs` or `start` cannot be used.
             SamplingError: the split has fewer than N speakers with M crops.
             DatasetError: no such split, or its files are not as the metadata says.
-            CorruptRecordError: a record is damaged.
+            CorruptRecordError: a record is damaged; raised by the batch that it is in.
         """
         stream = self.stream(split)
         check_epochs(epochs)
@@ -134,7 +136,12 @@ class BatchLoader:
     def torch_dataset(
         self, split: str = TRAIN_SPLIT, epochs: int | None = 1, start: tuple[int, int] = (0, 0)
     ) -> TorchBatches:
-        """The same batches as a `torch.utils.data.IterableDataset`; see `torch_reader.TorchBatches`."""
+        """The same batches as a `torch.utils.data.IterableDataset`; see `torch_reader.TorchBatches`.
+
+        Raises:
+            MissingExtraError: PyTorch is not installed.
+            ConfigError: the loader has `workers`; all else as `batches`.
+        """
         from ge2e_transforms.torch_reader import TorchBatches
 
         check_epochs(epochs)
@@ -312,7 +319,8 @@ class BatchIterator(Iterator[Batch]):
         """Goes on from a state.
 
         Raises:
-            SamplingError: the state is of another dataset, or of options that give other batches.
+            ConfigError: the state is none of such batches.
+            SamplingError: it is of another dataset, or of options that give other batches.
         """
         self._place = self._stream.restore(state)
 

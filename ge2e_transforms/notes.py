@@ -26,7 +26,7 @@ def warn(message: str) -> None:
 
 
 def tell(split: str, sampler: Sampler) -> None:
-    """Warns of what an epoch leaves out, repeats or leaves to later ones, and of what `locality` costs."""
+    """Warns (UserWarning) of what an epoch leaves out, repeats or leaves to later ones, and what `locality` costs."""
     for note in (_left_out(sampler), _repeated(sampler), _later(sampler), _few(sampler), _apart(sampler)):
         if note:
             warn(f"an epoch of split {split!r} {note}")

@@ -48,6 +48,9 @@ class WaveformAugment:
         rooms. A response counts from its direct path on, its largest absolute value, so speech does not move; what
         comes after a crop's length does not count. A crop keeps its power.
     room_share: share of the crops that are put into a room, in [0, 1].
+
+    Raises:
+        ConfigError: on construction: a value that cannot be used, or neither noise nor rooms.
     """
 
     noise: str | Path | None = None

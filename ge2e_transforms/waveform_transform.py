@@ -38,6 +38,9 @@ class EachWaveform:
 
     function: `function(waveform, rng)` gets float32 `[samples]`, which it may change, and a `numpy.random.Generator`;
         it returns `[samples]`. With worker processes it must be one of an imported module, or of a script.
+
+    Raises:
+        ConfigError: on construction: it cannot be called.
     """
 
     function: Callable[[Waveforms, np.random.Generator], npt.ArrayLike]
