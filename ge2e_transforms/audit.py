@@ -1,7 +1,8 @@
 """Leakage and doubles in a finished dataset: speakers across splits, audio that stands twice, ids that are one person.
 
 `audit` reads the indexes of all shards and no records, so it works on a store too. Of an utterance it keeps the hash of
-its audio, 8 bytes; names are read again where something was found. All rows of a finding are an Arrow table.
+its audio, 8 bytes; names are read again where something was found. All rows of a finding are an Arrow table. It must
+not know how findings are shown.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms import schema
-from ge2e_transforms.audit_contents import IDENTITY, Contents, Ints, codes
+from ge2e_transforms.audit_contents import IDENTITY, Contents, codes
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.deny_list import DenyEntry, DenyMatcher
 from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.treatments import labels_at_other_speeds
 from ge2e_transforms.utterance import shown
 
@@ -115,6 +117,7 @@ class AuditReport:
 
     @property
     def failed(self) -> bool:
+        """Whether any finding is certain."""
         return any(finding.severity == FAIL for finding in self.findings)
 
 
@@ -138,7 +141,7 @@ def audit(dataset: Dataset, deny: Sequence[DenyEntry] = ()) -> AuditReport:
 
 
 def split_rule(dataset: Dataset) -> str:
-    """How speakers came to their splits, in words."""
+    """How speakers came to their splits, in words; DatasetError if metadata does not say."""
     plan = dataset.metadata.get("plan")
     if plan is None:
         where = dataset.folder.where(schema.METADATA_FILE)
@@ -159,6 +162,9 @@ def normal_form(speaker: str) -> str:
     NFKC, casefold, no leading zeros in runs of digits, none of the separators ` _-.` (between two digits one stays, as
     1-12 and 11-2 are not one number). So Spk_007, spk-7 and SPK7 are one. There is no edit distance: ids are
     mostly numbers, where every neighbour is another person (1001 and 1002), so it would find everyone.
+
+    >>> normal_form("vox/Spk_007"), normal_form("vox/spk-7"), normal_form("vox/1_12")
+    ('vox/spk7', 'vox/spk7', 'vox/1-12')
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", speaker).casefold())
     text = _LEADING_ZEROS.sub("", text)

@@ -1,7 +1,7 @@
 """What `audit` keeps of the indexes of all shards: a hash for each utterance, and who speaks where.
 
 Of a dataset with augmentation only the utterances as they were spoken: what was made of them is no leak and no double,
-and would repeat what is found of them.
+and would repeat what is found of them. It must not know what is looked for.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.runs import Ints, changes
 
-Ints = npt.NDArray[np.int64]
 # What every look at an utterance needs.
 IDENTITY = ("label", "utterance_index", "speaker_id", "source")
 # Indexes of shards that are read at once.
@@ -39,12 +38,7 @@ class Contents:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.places = [
-            (split, shard)
-            for split in dataset.splits
-            for shard, entry in enumerate(dataset.shards(split))
-            if entry["records"]
-        ]
+        self.places = dataset.held_shards()
         parts, people = [np.empty(0, dtype=np.int64)], [_no_people()]
         for number, table in enumerate(self.heads(range(len(self.places)), (*IDENTITY, "audio_hash"))):
             parts.append(table["audio_hash"].to_numpy())
@@ -67,15 +61,14 @@ class Contents:
             if more:  # what is neither a copy nor at another speed
                 table = table.filter(pc.equal(table["augmentation"], "")).select(columns)
             label, utterance = (table[name].to_numpy() for name in IDENTITY[:2])
-            new = np.ones(len(table), dtype=np.bool_)
-            new[1:] = (label[1:] != label[:-1]) | (utterance[1:] != utterance[:-1])
-            return table.take(pa.array(np.flatnonzero(new)))
+            return table.take(pa.array(np.flatnonzero(changes(label, utterance))))
 
         with ThreadPoolExecutor(_READERS) as pool:
             for start in range(0, len(numbers), _READERS):
                 yield from pool.map(read, numbers[start : start + _READERS])
 
     def split_of(self, number: int) -> str:
+        """Split of the place of this number."""
         return self.places[number][0]
 
     def _told(self) -> pa.Table:

@@ -2,7 +2,8 @@
 
 Each process is asked by a thread of its own, which copies what it made into memory of this process; threads take what
 is to be made from one queue. A process that dies is a named error of the batch that it was making; a new one takes its
-place for the next. All of them end with the object that has them, and with this process, however it ends.
+place for the next. All of them end with the object that has them, and with this process, however it ends. Arrays are
+float32. It must not know which crops make a batch, or how the array of one is made.
 """
 
 from __future__ import annotations

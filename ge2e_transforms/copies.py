@@ -1,6 +1,7 @@
 """The augmented copies of one utterance: which noise, room or codec, by draws that belong to its id alone.
 
-So a copy does not depend on the shard, the worker or the order in which it is made.
+So a copy does not depend on the shard, the worker or the order in which it is made. Waveforms are mono, float32 `[n]`,
+at the rate of the recipe. It must not know of records.
 """
 
 from __future__ import annotations
@@ -16,14 +17,9 @@ from ge2e_transforms import mixing, sums, voice
 from ge2e_transforms.augmentation import ADDED, CODECS, MARK, Added, Augmentation, Copy
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.decoded import AudioLoader
-from ge2e_transforms.errors import (
-    DataError,
-    MissingAudioError,
-    NoiseError,
-    UnreadableAudioError,
-)
+from ge2e_transforms.decoders import Samples
+from ge2e_transforms.errors import DataError, MissingAudioError, NoiseError, UnreadableAudioError
 from ge2e_transforms.extractor import Voiced
-from ge2e_transforms.mixing import Samples
 from ge2e_transforms.rng import Bits, below, derive, fraction
 from ge2e_transforms.sounds import Sounds
 
@@ -34,7 +30,7 @@ _ATTEMPTS = 100
 # Sound that is so much (30 dB) fainter where the voice is than on the whole is drawn again: to be heard there it would
 # have to drown all else.
 _LEAST_PART = 1e-3
-# libsndfile's compression levels; it takes those below 1.
+# libsndfile's compression levels, of which it takes those below 1: about 40 down to 25 kbit/s at 16 kHz.
 _MP3_LEVELS = (0.2, 0.9)
 
 
@@ -50,6 +46,15 @@ class MadeCopy(NamedTuple):
     name: str
     samples: Samples
     snr_db: float | None
+
+
+class _Speech(NamedTuple):
+    """What the copies of one utterance are made of: see `Copies.made`. power: mean square of its voiced part."""
+
+    samples: Samples
+    voiced: Voiced
+    power: float
+    load: AudioLoader
 
 
 class Copies:
@@ -83,30 +88,29 @@ class Copies:
             NoiseError: a list names a recording that is not there, or none of those drawn can be used.
         """
         power = self._powers(samples, voiced)[0] if self.config.copies else 0.0
+        speech = _Speech(samples, voiced, power, load)
         for copy in self.config.copies:
             key = _key(self.config.seed, utterance, copy)
             snr_db = None
             if copy.kind in ADDED:
-                made, snr_db = self._added(copy.kind, key, (samples, power), voiced, load)
+                made, snr_db = self._added(copy.kind, key, speech)
             elif copy.kind == "room":
-                made = self._in_room(key, (samples, power), voiced, load)
+                made = self._in_room(key, speech)
             else:
                 made = self._coded(key, samples)
             yield MadeCopy(copy.kind, copy.name, mixing.limited(made), snr_db)
 
-    def _added(
-        self, kind: str, key: Bits, speech: tuple[Samples, float], voiced: Voiced, load: AudioLoader
-    ) -> tuple[Samples, float]:
-        (samples, power), config = speech, getattr(self.config, kind)
-        low, high = config.snr_db
+    def _added(self, kind: str, key: Bits, speech: _Speech) -> tuple[Samples, float]:
+        low, high = getattr(self.config, kind).snr_db
         snr_db = low + (high - low) * float(fraction(derive(key, _SNR))[0])
         for attempt in range(_ATTEMPTS):
-            noise = self._noise(kind, derive(key, _SOUND, attempt), len(samples), load)
+            noise = self._noise(kind, derive(key, _SOUND, attempt), len(speech.samples), speech.load)
             if noise is None:
                 continue
-            noise_power, whole = self._powers(noise, voiced)
+            noise_power, whole = self._powers(noise, speech.voiced)
             if noise_power > _LEAST_PART * whole:
-                return mixing.mix(samples, noise, mixing.noise_gain(power, noise_power, snr_db)), snr_db
+                gain = mixing.noise_gain(speech.power, noise_power, snr_db)
+                return mixing.mix(speech.samples, noise, gain), snr_db
         raise self._none_usable(kind)
 
     def _noise(self, kind: str, key: Bits, length: int, load: AudioLoader) -> Samples | None:
@@ -134,20 +138,19 @@ class Copies:
             noise = scaled if noise is None else np.add(noise, scaled, out=noise)
         return noise
 
-    def _in_room(self, key: Bits, speech: tuple[Samples, float], voiced: Voiced, load: AudioLoader) -> Samples:
+    def _in_room(self, key: Bits, speech: _Speech) -> Samples:
         """In a room, as loud as before."""
-        samples, power = speech
         for attempt in range(_ATTEMPTS):
             number = int(below(derive(key, _SOUND, attempt), self._sounds.count("room"))[0])
             try:
-                room = self._sounds.room(number, load)
+                room = self._sounds.room(number, speech.load)
             except DataError as error:
                 self._note("room", number, error)
                 continue
-            made = room.apply(samples)
-            heard, _ = self._powers(made, voiced)
+            made = room.apply(speech.samples)
+            heard, _ = self._powers(made, speech.voiced)
             if heard > 0:
-                made *= np.float32(math.sqrt(power / heard))
+                made *= np.float32(math.sqrt(speech.power / heard))
             return made
         raise self._none_usable("room")
 

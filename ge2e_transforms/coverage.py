@@ -1,4 +1,7 @@
-"""What an epoch uses, what it leaves and why, which relaxations it takes, and how many speakers meet. Pure NumPy."""
+"""What an epoch uses, what it leaves and why, which relaxations it takes, and how many speakers meet. Pure NumPy.
+
+Counts are of slots, groups of M slots, and speakers. It must not know of files, or how batches are read.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.dealing import rounds
-from ge2e_transforms.placing import Ints, batch_count, largest
+from ge2e_transforms.placing import batch_count, largest
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.sampling import Sampler
 
 # Speakers that are looked at to say how many others one meets.

@@ -1,6 +1,7 @@
 """Features of the crops of a raw dataset, computed while they are read: its own recipe with other features.
 
-It must not know of batches. What computes is imported where features are asked for, and not before.
+It must not know of batches. What computes is imported where features are asked for, and not before. Waveforms float32
+`[n, samples]` become float32 `[n, frames, bins]`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class WaveformOptions:
 
     @property
     def in_use(self) -> bool:
+        """Whether crops are changed or turned into features at all."""
         return self.features is not None or self.waveform_transform is not None
 
     def delivered(self, stored: Recipe) -> Recipe:
@@ -82,7 +84,6 @@ class CropFeatures:
     def __init__(self, recipe: Recipe) -> None:
         from ge2e_transforms.extractor import FeatureExtractor
 
-        self.recipe = recipe
         self._extractor = FeatureExtractor(recipe)
 
     def __call__(self, waveforms: Waveforms, seeds: Bits) -> Waveforms:

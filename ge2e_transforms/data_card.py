@@ -1,6 +1,7 @@
 """The data card of a dataset: a README.md with YAML front matter, as model hubs show it. Pure text of metadata.
 
-It names no speaker and no utterance, so erasing has nothing to look for in it.
+It names no speaker and no utterance, so erasing has nothing to look for in it. It must not know where the card is
+written.
 """
 
 from __future__ import annotations

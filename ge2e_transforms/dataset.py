@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,67 +19,11 @@ import pyarrow.parquet as pq
 from ge2e_transforms import metadata as metadata_file
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.errors import CorruptRecordError, DatasetError
+from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.files import Cache, Folder, open_folder
-from ge2e_transforms.records import DTYPES, FOOTER_BYTES, HEADER_BYTES, crc32c_of
+from ge2e_transforms.records import DTYPES, crc32c_of
 from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
-
-
-class Places(NamedTuple):
-    """Where records lie: int64 `[n]` each."""
-
-    shard: npt.NDArray[np.int64]
-    offset: npt.NDArray[np.int64]  # of the framed record in its file
-    length: npt.NDArray[np.int64]  # of the framed record
-    payload: npt.NDArray[np.int64]  # offset of the first value in the file
-
-
-class SplitIndex:
-    """The integers of all records of a split, in record order: `schema.SPLIT_COLUMNS`.
-
-    Columns of a large index are read-only views of a file that is mapped into memory.
-
-    Attributes:
-        first_rows: int64 `[shards + 1]`, the first row of each shard, and last the number of rows.
-    """
-
-    def __init__(
-        self, columns: Mapping[str, npt.NDArray[Any]], shards: Sequence[dict[str, Any]], row_bytes: int
-    ) -> None:
-        self._columns = columns
-        self._row_bytes = row_bytes
-        self.first_rows = np.concatenate([[0], np.cumsum([entry["records"] for entry in shards], dtype=np.int64)])
-        self._ends = np.array([entry["records_bytes"] for entry in shards], dtype=np.int64)
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return self._columns[name]
-
-    def __len__(self) -> int:
-        return int(self.first_rows[-1])
-
-    def shard(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """The shard of each row."""
-        return np.searchsorted(self.first_rows, rows, side="right") - 1
-
-    def places(self, rows: npt.NDArray[np.integer]) -> Places:
-        """Where the records of rows lie: one ends where the next of its shard, or the shard, does.
-
-        Raises:
-            CorruptRecordError: a record would not lie within its shard, or be too short for its frames.
-        """
-        shard, offset = self.shard(rows), self["offset"][rows]
-        following = np.asarray(rows, dtype=np.int64) + 1
-        last = following == self.first_rows[shard + 1]
-        end = np.where(last, self._ends[shard], self["offset"][np.where(last, 0, following)])
-        payload = end - FOOTER_BYTES - self["frames"][rows].astype(np.int64) * self._row_bytes
-        unfit = (offset < 0) | (payload < offset + HEADER_BYTES) | (end > self._ends[shard])
-        if np.any(unfit):
-            row = int(np.asarray(rows)[np.flatnonzero(unfit)[0]])
-            raise CorruptRecordError(
-                f"row {row} of a split's index says {self['frames'][row]} frames at offset {self['offset'][row]}, for "
-                "which there is no room before the next record: the index is damaged, or not of these shards"
-            )
-        return Places(shard, offset, end - offset, payload)
+from ge2e_transforms.split_index import SplitIndex
 
 
 class Dataset:
@@ -147,6 +91,17 @@ class Dataset:
         """Whether it may hold copies of utterances."""
         return "augmentation" in self.metadata
 
+    def statistics(self, advice: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and deviation of all train frames, `[bins]` each.
+
+        Raises:
+            DatasetError: there is no train frame; the message ends with the advice.
+        """
+        stored = self.metadata["statistics"]
+        if not stored["frames"]:
+            raise DatasetError(f"{self.root} has no statistics, as it has no train frames: {advice}")
+        return np.array(stored["mean"], dtype=np.float64), np.array(stored["std"], dtype=np.float64)
+
     def shards(self, split: str) -> list[dict[str, Any]]:
         """What metadata says of each shard of a split, in order.
 
@@ -157,6 +112,10 @@ class Dataset:
             raise DatasetError(f"{self.root} has no split {split!r}: it has {', '.join(self.splits)}")
         entries: list[dict[str, Any]] = self.metadata["shards"][split]
         return entries
+
+    def held_shards(self) -> list[tuple[str, int]]:
+        """(split, number) of every shard that holds records, split by split, in order."""
+        return [(split, n) for split in self.splits for n, entry in enumerate(self.shards(split)) if entry["records"]]
 
     def shard_names(self, split: str) -> list[str]:
         """Record files of a split, relative to the folder, in order. A shard without records has none."""
@@ -200,7 +159,7 @@ class Dataset:
             DatasetError: no such split, or the file is not what metadata says (its crc32c is compared).
         """
         shards, entry = self.shards(split), self.metadata["splits"][split]["index"]
-        self._check_size(entry["path"], entry["bytes"])
+        self._refuse_size(entry["path"], entry["bytes"], self.folder.size(entry["path"]))
         path = self.folder.local(entry["path"], entry["bytes"])
         with path.open("rb") as stream:
             crc = crc32c_of(stream)
@@ -265,7 +224,7 @@ class Dataset:
 
     def _table(self, entry: dict[str, Any], fields: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
         """A table that metadata describes, checked: its checksum, types of columns, and nulls where there are none."""
-        self._check_size(entry["path"], entry["bytes"])
+        self._refuse_size(entry["path"], entry["bytes"], self.folder.size(entry["path"]))
         where, content = self.folder.where(entry["path"]), self.folder.read(entry["path"])
         if (found := hashlib.sha256(content).hexdigest()) != entry["sha256"]:
             raise DatasetError(
@@ -289,9 +248,6 @@ class Dataset:
             if not wanted.nullable and table[wanted.name].null_count:
                 raise DatasetError(f"{where}: expected a value in each row of {wanted.name}: the file is damaged")
         return table
-
-    def _check_size(self, name: str, expected: int) -> None:
-        self._refuse_size(name, expected, self.folder.size(name))
 
     def _refuse_size(self, name: str, expected: int, got: int | None) -> None:
         if got is None:

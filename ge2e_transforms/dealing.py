@@ -1,6 +1,6 @@
 """Groups of M crops of one speaker, dealt from its utterances; and where each crop begins. Pure NumPy.
 
-It must not know of batches, or of who else is in them.
+It must not know of batches, or of who else is in them. Lengths and starts are stored rows.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ge2e_transforms.placing import Ints, largest
+from ge2e_transforms.placing import largest
 from ge2e_transforms.population import Population
 from ge2e_transforms.rng import Bits, below, derive
-from ge2e_transforms.supply import Supply, offsets
+from ge2e_transforms.runs import Ints, offsets
+from ge2e_transforms.supply import Supply
 
 Int32s = npt.NDArray[np.int32]
 
@@ -68,6 +69,7 @@ class Dealer:
         return largest(lambda level: supply.laid_out(level) <= places, np.minimum(places, supply.richest))
 
     def layout(self, supply: Supply, epoch: int) -> Layout:
+        """How the speakers of a supply, whose labels are numbers of units, are laid out in an epoch."""
         unit_key, k = self._unit_key[supply.label], self.walk[supply.label]
         places = self.places(supply)
         level = self.level(supply, places)

@@ -2,6 +2,7 @@
 
 Recordings that later rows need again stay in memory up to a limit. Beyond it the one used longest ago is cut into the
 pieces that are still wanted, which go to a file that has no name: at most some times what the shard itself takes.
+Samples are mono, float32 `[n]`, at the rate of the config. It must not know what becomes of them.
 """
 
 from __future__ import annotations
@@ -16,19 +17,18 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ge2e_transforms import audio
 from ge2e_transforms.config import AudioConfig
+from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import DataError, DiskError
 from ge2e_transforms.utterance import Utterance
 
 # Where encoded audio comes from: a location to a local path, or to the bytes of an object.
 AudioSource = Callable[[str], "str | bytes"]
 # What decodes: `audio.load`, or what does the same elsewhere.
-AudioLoader = Callable[["str | bytes", AudioConfig, "str | int | None", str], "npt.NDArray[np.float32]"]
+AudioLoader = Callable[["str | bytes", AudioConfig, "str | int | None", str], Samples]
 _T = TypeVar("_T")
-Samples: TypeAlias = npt.NDArray[np.float32]
 # Location and channel; offset and duration in seconds.
 _Key: TypeAlias = tuple[str, "str | int"]
 _Piece: TypeAlias = tuple["float | None", "float | None"]

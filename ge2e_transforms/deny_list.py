@@ -2,7 +2,8 @@
 
 A list is UTF-8 text, an entry a line: `namespace/speaker`, or `namespace/speaker utterance_id` for one utterance. `*`
 stands for any run of characters, also none (and so for a space in a speaker's id, as the first space ends it). A '#' at
-the beginning of a line or after a space begins a comment; blank lines say nothing.
+the beginning of a line or after a space begins a comment; blank lines say nothing. It must not know of files or
+datasets.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ge2e_transforms.errors import DenyListError
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.utterance import shown
 
-Ints = npt.NDArray[np.int64]
 _COMMENT = re.compile(r"(^|\s)#.*")
 _WANTED = "expected `namespace/speaker` or `namespace/speaker utterance_id`, with * for any characters"
 
@@ -34,11 +35,15 @@ class DenyEntry(NamedTuple):
 
     @property
     def where(self) -> str:
+        """File and line, as messages name it."""
         return f"{self.file}:{self.line}"
 
 
 def parse_deny_list(content: bytes, name: str) -> list[DenyEntry]:
     """The entries of a list.
+
+    >>> parse_deny_list(b"vox/id2 clip*  # withdrawn", "denied.txt")
+    [DenyEntry(file='denied.txt', line=1, speaker='vox/id2', utterance='clip*')]
 
     Args:
         content: of the file.

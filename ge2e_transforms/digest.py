@@ -1,4 +1,7 @@
-"""Whether two datasets are the same: one digest of the content whoever made it, and the difference of values."""
+"""Whether two datasets are the same: one digest of the content whoever made it, and the difference of values.
+
+It must not know how batches are made.
+"""
 
 from __future__ import annotations
 

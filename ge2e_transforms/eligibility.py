@@ -1,4 +1,7 @@
-"""Crops per speaker, who can take part as M grows, and what an epoch of the loader uses: numbers before training."""
+"""Crops per speaker, who can take part as M grows, and what an epoch of the loader uses: numbers before training.
+
+Counts are int64, one entry a speaker. It must not know how they are shown.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import SamplingError
 from ge2e_transforms.loader import BatchLoader
 from ge2e_transforms.population import Population
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.supply import SamplingOptions
-
-Ints = npt.NDArray[np.int64]
 
 
 class Supplied(NamedTuple):
@@ -43,7 +44,7 @@ class Epoch:
 
 
 def supplied(dataset: Dataset, split: str) -> Supplied:
-    """Crops of the dataset's length, and utterances, of each speaker of a split."""
+    """Crops of the dataset's length, and utterances, of each speaker of a split; DatasetError without that split."""
     metadata = dataset.metadata
     options = SamplingOptions(
         metadata["speakers_per_batch"], metadata["utterances_per_speaker"], metadata["feature_shape"][1], seed=0
@@ -53,12 +54,20 @@ def supplied(dataset: Dataset, split: str) -> Supplied:
 
 
 def eligible(have: Ints, counts: Sequence[int]) -> Ints:
-    """How many speakers have at least so many, for each of some counts."""
+    """How many speakers have at least so many, for each of some counts: int64, one entry a count.
+
+    >>> eligible(np.array([3, 10, 5]), [1, 5, 11]).tolist()
+    [3, 2, 0]
+    """
     return len(have) - np.searchsorted(np.sort(have), np.asarray(counts, dtype=np.int64), side="left")
 
 
 def grid(highest: int) -> list[int]:
-    """Values of M from 1 to the highest, about eight to each doubling."""
+    """Values of M from 1 to the highest, rising, about eight to each doubling.
+
+    >>> grid(12)
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    """
     steps = np.unique(np.round(2 ** (np.arange(0, 8 * 31) / 8)).astype(np.int64))
     return [*steps[steps < highest].tolist(), max(1, highest)]
 

@@ -1,7 +1,7 @@
 """The crops of a batch as they are delivered: read, changed as waveforms, turned into features, normalised and masked.
 
 What is drawn for a crop follows from the seed and its place in the stream of batches, so it is the same in every
-process. It must not know how batches are planned.
+process. It must not know how batches are planned. What it makes is float32, `[n, bins, rows]` or `[n, rows, bins]`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.crop_features import CropFeatures, WaveformOptions
-from ge2e_transforms.dataset import Dataset, SplitIndex
-from ge2e_transforms.errors import ConfigError, DatasetError
+from ge2e_transforms.dataset import Dataset
+from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.mel_augment import MelAugment, MelAugmenter
 from ge2e_transforms.reading import Buffers, CropReader, ReadingOptions, Values
 from ge2e_transforms.rng import derive
 from ge2e_transforms.shard_files import StoreShards
+from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.supply import SamplingOptions
 from ge2e_transforms.waveform_transform import bound, transformed
 from ge2e_transforms.windows import Window, Windows
@@ -158,12 +159,7 @@ def _check_normalize(source: Source) -> None:
 
 def _mask_values(source: Source, bins: int) -> Values:
     """What SpecAugment hides values by: the mean of the train frames, which is 0 once they are normalised."""
-    dataset = source.dataset
-    mean = dataset.metadata["statistics"]["mean"]
     if source.reading.normalize != "none" or source.spec_augment is None:
         return np.zeros(bins, dtype=np.float32)
-    if not mean:
-        raise DatasetError(
-            f"{dataset.root} has no statistics, as it has no train frames: spec_augment needs normalize='crop'"
-        )
-    return np.array(mean, dtype=np.float32)
+    mean, _ = source.dataset.statistics("spec_augment needs normalize='crop'")
+    return mean.astype(np.float32)

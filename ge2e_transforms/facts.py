@@ -1,4 +1,7 @@
-"""What metadata says of a dataset, as one flat object: what `ge2e inspect --json` prints and the data card tells."""
+"""What metadata says of a dataset, as one flat object: what `ge2e inspect --json` prints and the data card tells.
+
+It must not know of files, or how it is shown.
+"""
 
 from __future__ import annotations
 

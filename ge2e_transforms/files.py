@@ -1,6 +1,7 @@
 """A dataset's folder, local or on a store: whole files by name, and copies of them on the local disk.
 
-Safe to call from several threads at once; a folder that is pickled opens again where it is used.
+Safe to call from several threads at once; a folder that is pickled opens again where it is used. It must not know what
+the files hold.
 """
 
 from __future__ import annotations
@@ -77,15 +78,9 @@ class Cache:
             ) from error
         return True
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
         """No other thread or process counts, takes room or renames meanwhile."""
-        with (self.folder / ".lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough after a fork
+        return locked(self.folder / ".lock")
 
     def _used_bytes(self, without: Path) -> int:
         used, oldest = 0, time.time() - _STALE_S
@@ -98,6 +93,17 @@ class Cache:
                     elif path != without:
                         used += path.stat().st_size
         return used
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a file, which is made if it is not there: others who take it, threads too, wait until then."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough after a fork
 
 
 class Folder(abc.ABC):
@@ -211,6 +217,7 @@ class StoreFolder(Folder):
         return opened
 
     def read_at(self, name: str, opened: OpenObject, offset: int, length: int) -> bytes:
+        """Bytes of an open file from `offset` on: `length` of them, or less at its end."""
         with self._told(name):
             return opened.read_at(offset, length)
 

@@ -1,7 +1,7 @@
 """float16 to float32 for arrays of a few hundred kilobytes, by vector operations.
 
 NumPy's own cast goes value by value; here each step is one operation over the whole array. The result is equal to the
-bit.
+bit. It must not know what the values mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Counts of values between fixed edges, added to batch by batch. Pure NumPy."""
+"""Counts of values between fixed edges, added to batch by batch. Pure NumPy.
+
+It must not know what is counted.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
+        """How many values were added."""
         return int(self.counts.sum())
 
     @property
@@ -45,7 +49,7 @@ class Histogram:
         return self.total / self.count if self.count else float("nan")
 
     def quantile(self, share: float) -> float:
-        """The value below which a share of all values lies, right to a bin; NaN of no values."""
+        """The value below which a share of all values, from 0 to 1, lies, right to a bin; NaN of no values."""
         if not self.count:
             return float("nan")
         wanted, ends = share * self.count, np.cumsum(self.counts)

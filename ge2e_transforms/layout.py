@@ -1,4 +1,7 @@
-"""Speakers of a split to shards of nearly equal size, with large speakers cut in parts. Pure functions of sizes."""
+"""Speakers of a split to shards of nearly equal size, with large speakers cut in parts. Pure functions of sizes.
+
+Sizes are whole milliseconds of expected speech. It must not know how splits are made.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from ge2e_transforms.standing import stable_hash
 
 
 class PlannedSpeaker(NamedTuple):
-    """One speaker of a split; those of a split are laid out in sorted order."""
+    """One speaker of a split, by `namespace/speaker_id`; those of a split are laid out in sorted order."""
 
     name: str
     milliseconds: int
@@ -40,7 +43,13 @@ def lay_out(
 ) -> Iterator[SpeakerRange]:
     """Ranges of one split: large speakers cut in parts, the others in shards of nearly equal size.
 
-    `label` is that of the first new speaker, of whom each takes so many `labels`.
+    Args:
+        speakers: all of the split, sorted by name.
+        limit_ms: about what a shard should hold at most; a speaker with more than twice as much is cut in parts.
+        min_shards: at least so many, or one a speaker.
+        label: of the first new speaker.
+        shard: number of the first shard.
+        labels: that each new speaker takes, one for each of its speeds.
     """
     for large, group in itertools.groupby(speakers, key=lambda speaker: speaker.milliseconds > 2 * limit_ms):
         members = list(group)

@@ -1,7 +1,8 @@
 """Expected length of the speech of each speaker, packed for the way from the readers of manifests to the plan.
 
-A runner spends more on an element than on a hundred entries within one. So a reader sums up, and sends one element
-for each bucket of speakers; buckets are summed apart from each other, and the plan gets one element of each.
+A runner spends more on an element than on a hundred entries within one. So a reader sums up, and sends one element for
+each bucket of speakers; buckets are summed apart from each other, and the plan gets one element of each. Lengths are
+whole milliseconds. It must not know what the plan does with them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Licences of known corpora, as their makers publish them. The one place that says so.
 
-A corpus is known by the `source` of its manifest rows alone: nobody looks whether the audio is of that corpus.
+A corpus is known by the `source` of its manifest rows alone: nobody looks whether the audio is of that corpus. It must
+not know of datasets.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ def licence_of(source: str) -> Licence:
 
 
 def identifier_of(sources: Sequence[str]) -> str:
-    """The identifier for all sources together: 'unknown' if one is, 'other' if they differ."""
+    """The identifier for all sources together: 'unknown' if one is, 'other' if they differ.
+
+    >>> identifier_of(["librispeech", "VCTK"]), identifier_of(["librispeech", "musan", "voxceleb1"])
+    ('cc-by-4.0', 'other')
+    """
     found = {licence_of(source).identifier for source in sources} or {UNKNOWN.identifier}
     if UNKNOWN.identifier in found:
         return UNKNOWN.identifier

@@ -1,4 +1,7 @@
-"""Batches of exactly N speakers x M utterances from a dataset, as NumPy arrays, and what all readers have in common."""
+"""Batches of exactly N speakers x M utterances from a dataset, as NumPy arrays, and what all readers have in common.
+
+It opens datasets, sorts options out and makes streams; it must not know how a crop is drawn or read.
+"""
 
 from __future__ import annotations
 
@@ -117,12 +120,14 @@ class BatchLoader:
     ) -> BatchIterator:
         """Batches of `epochs` epochs (None: without end), from batch `start[1]` of epoch `start[0]` on.
 
-        Each is (examples, labels): float32 `[N*M, bins, rows]`, and `[N*M]` in runs of M.
+        Each is (examples, labels): float32 `[N*M, bins, rows]` (`[N*M, rows, bins]` with layout='time_mel'), and int64
+        `[N*M]` in runs of M (ids as objects with labels='original').
 
         Raises:
+            ConfigError: `epochs` or `start` cannot be used.
             SamplingError: the split has fewer than N speakers with M crops.
             DatasetError: no such split, or its files are not as the metadata says.
-            CorruptRecordError: a record is damaged.
+            CorruptRecordError: a record is damaged; raised by the batch that it is in.
         """
         stream = self.stream(split)
         check_epochs(epochs)
@@ -131,7 +136,12 @@ class BatchLoader:
     def torch_dataset(
         self, split: str = TRAIN_SPLIT, epochs: int | None = 1, start: tuple[int, int] = (0, 0)
     ) -> TorchBatches:
-        """The same batches as a `torch.utils.data.IterableDataset`; see `torch_reader.TorchBatches`."""
+        """The same batches as a `torch.utils.data.IterableDataset`; see `torch_reader.TorchBatches`.
+
+        Raises:
+            MissingExtraError: PyTorch is not installed.
+            ConfigError: the loader has `workers`; all else as `batches`.
+        """
         from ge2e_transforms.torch_reader import TorchBatches
 
         check_epochs(epochs)
@@ -309,11 +319,13 @@ class BatchIterator(Iterator[Batch]):
         """Goes on from a state.
 
         Raises:
-            SamplingError: the state is of another dataset, or of options that give other batches.
+            ConfigError: the state is none of such batches.
+            SamplingError: it is of another dataset, or of options that give other batches.
         """
         self._place = self._stream.restore(state)
 
 
 def check_epochs(epochs: int | None) -> None:
+    """ConfigError unless it is None or an integer from 1 on."""
     if epochs is not None:
         check_integer("epochs", epochs, 1, 1 << 31)

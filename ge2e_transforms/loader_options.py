@@ -1,4 +1,7 @@
-"""The options of a loader by name, and the configs of its parts that they belong to."""
+"""The options of a loader by name, and the configs of its parts that they belong to.
+
+It must not know of datasets, or what an option does.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +96,7 @@ class CacheOptions:
 
     Attributes:
         cache_dir: a folder on the local disk; None for no copies.
-        cache_gib: its bound.
+        cache_gib: its bound, in GiB (2^30 bytes).
     """
 
     cache_dir: str | Path | None = None
@@ -101,6 +104,7 @@ class CacheOptions:
 
     @property
     def cache(self) -> Cache | None:
+        """ConfigError if the folder or its bound cannot be used."""
         return None if self.cache_dir is None else Cache(Path(self.cache_dir), int(self.cache_gib * (1 << 30)))
 
 

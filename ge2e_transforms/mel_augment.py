@@ -1,7 +1,8 @@
 """Augmentation of crops of log-mels while they are read: noise at a drawn ratio, gain, tilt and equaliser.
 
 All that is drawn for a crop follows from its key. It must not know where crops come from, nor how power is mixed
-(`mel_mixing`), which is compiled and is not loaded before it is asked for.
+(`mel_mixing`), which is compiled and is not loaded before it is asked for. Crops are float32, `[n, bands, frames]` or
+`[n, frames, bands]`; what is drawn is in decibels.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The logarithm is undone, power is mixed and multiplied, and the logarithm is taken again, in arrays that stay in a
 core's first cache. Exponential and logarithm are polynomials of sums and products in a fixed order: so the compiler
-makes vector instructions of them, and values do not depend on the CPU. It must not know what was drawn.
+makes vector instructions of them, and values do not depend on the CPU. It must not know what was drawn. Crops are
+float32, `[n, bands, frames]` or `[n, frames, bands]`; changes are in decibels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What metadata.json may hold: the type and range of every value that is used, and names that only a writer gives.
 
 Values are checked before anything is done with them, so that a damaged or foreign file is an error by name, and no name
-in it leads out of the dataset's folder. Keys that are not listed here are left alone: later versions may add some.
+in it leads out of the dataset's folder. Keys that are not listed here are left alone: later versions may add some. It
+opens nothing, and must not know how the file is reached.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 All is done in a fixed order: values do not depend on the CPU. Sums and products of complex numbers are compiled for
 that, as NumPy's own take other instructions on other CPUs. MP3 is the exception: it is as the encoder makes it.
+Waveforms are mono, float32 `[n]`. It must not know how noises, rooms and gains are chosen.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from ge2e_transforms import audio, sums
 from ge2e_transforms.compiled import compiled
+from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import SilentAudioError
-
-Samples = npt.NDArray[np.float32]
 
 # A block of the convolution has so many times the samples of the response, and at least so many: then little of it is
 # overlap, and it stays in a core's cache.
@@ -33,14 +32,18 @@ _PEAK = np.float32(32767 / 32768)
 
 
 def excerpt(sound: Samples, start: int, length: int) -> Samples:
-    """`[length]` samples of a sound from `start` on; after its end it begins again."""
+    """`[length]` samples of a sound from `start` on; after its end it begins again.
+
+    >>> excerpt(np.array([0.1, 0.2, 0.3], np.float32), 1, 4).tolist() == np.float32([0.2, 0.3, 0.1, 0.2]).tolist()
+    True
+    """
     if start + length <= len(sound):
         return sound[start : start + length]
     return np.take(sound, np.arange(start, start + length), mode="wrap")
 
 
 def mix(speech: Samples, noise: Samples, gain: float) -> Samples:
-    """`speech + gain * (noise - mean of noise)`."""
+    """`speech + gain * (noise - mean of noise)`, `[n]` as both of them."""
     mixed = noise * np.float32(gain)
     mixed -= np.float32(gain) * sums.mean(noise)
     mixed += speech
@@ -48,7 +51,11 @@ def mix(speech: Samples, noise: Samples, gain: float) -> Samples:
 
 
 def noise_gain(speech_power: float, noise_power: float, snr_db: float) -> float:
-    """Gain that makes of a noise one that is `snr_db` below the speech; powers are mean squares."""
+    """Gain that makes of a noise one that is `snr_db` below the speech; powers are mean squares, that of noise above 0.
+
+    >>> noise_gain(4.0, 1.0, 20.0)
+    0.2
+    """
     return math.sqrt(speech_power / noise_power) * 10 ** (-snr_db / 20)
 
 
@@ -91,6 +98,7 @@ class Room:
 
     @property
     def nbytes(self) -> int:
+        """Memory that it takes."""
         return int(self._spectrum.nbytes)
 
     def apply(self, speech: Samples) -> Samples:
@@ -127,7 +135,7 @@ def _multiply(spectra: Any, factor: Any) -> None:
 
 
 def at_speed(samples: Samples, rate_hz: int, factor: float) -> Samples:
-    """Speech `factor` times as fast, and as high: as if it had been taken up at another rate."""
+    """Speech `factor` times as fast, and as high, as if it had been taken up at another rate; exact to a thousandth."""
     thousandths = round(factor * 1000)
     return audio.resample(samples, rate_hz * thousandths, rate_hz * 1000)
 

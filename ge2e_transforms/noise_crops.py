@@ -1,7 +1,7 @@
 """Crops of noise, drawn from a dataset of noise: what is mixed into batches while they are read.
 
 A draw follows from its key alone, so a batch has the same noise whenever and wherever it is made. It must not know how
-noise is mixed in.
+noise is mixed in. Crops are float32, `[n, bins, rows]` or `[n, rows, bins]`, as they are stored.
 """
 
 from __future__ import annotations
@@ -23,28 +23,24 @@ _RECORD, _START = range(2)
 
 
 class NoiseCrops:
-    """Random crops of the records of one split of a dataset of noise.
+    """Random crops of the records of the train split of a dataset of noise.
 
     Args:
         root_dir: folder of the dataset, or its URL.
         recipe: of what it is mixed with. Its sample rate and feature stage must be the same, so that values mean the
             same; how voice was found, the level, the form of records and the type they are stored as may differ.
         layout: 'mel_time' or 'time_mel', as the batches have it.
-        split: of the dataset of noise.
 
     Raises:
         ConfigError: the dataset holds values of another kind.
-        DatasetError: no complete dataset there, or no such split.
+        DatasetError: no complete dataset there, or it has no train split.
     """
 
-    def __init__(
-        self, root_dir: str | Path, recipe: Recipe, layout: str = "mel_time", split: str = TRAIN_SPLIT
-    ) -> None:
+    def __init__(self, root_dir: str | Path, recipe: Recipe, layout: str = "mel_time") -> None:
         dataset = Dataset.open(root_dir)
         _refuse_other_values(str(root_dir), dataset.recipe, recipe)
-        self.root = str(root_dir)
-        self._index = dataset.index(split)
-        self._reader = CropReader(dataset, split, self._index, ReadingOptions(layout=layout), 1, "repeat")
+        self._index = dataset.index(TRAIN_SPLIT)
+        self._reader = CropReader(dataset, TRAIN_SPLIT, self._index, ReadingOptions(layout=layout), 1, "repeat")
 
     def draw(self, bits: Bits, rows: int) -> Values:
         """One crop a key; a record shorter than a crop is repeated from its start.

@@ -1,4 +1,7 @@
-"""What a user should know of an epoch before it is read: warnings that name the option that changes it."""
+"""What a user should know of an epoch before it is read: warnings that name the option that changes it.
+
+All of it follows from the sampler: it must not know of datasets.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def warn(message: str) -> None:
 
 
 def tell(split: str, sampler: Sampler) -> None:
-    """Warns of what an epoch leaves out, repeats or leaves to later ones, and of what `locality` costs."""
+    """Warns (UserWarning) of what an epoch leaves out, repeats or leaves to later ones, and what `locality` costs."""
     for note in (_left_out(sampler), _repeated(sampler), _later(sampler), _few(sampler), _apart(sampler)):
         if note:
             warn(f"an epoch of split {split!r} {note}")

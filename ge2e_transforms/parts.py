@@ -2,7 +2,7 @@
 
 A large epoch is planned in blocks, so that memory does not grow with it; with `locality` it is planned in windows, so
 that a reader holds the shards of one window at a time. Both know beforehand how many batches an epoch has, the same in
-every epoch. They must not know of crops.
+every epoch. They must not know of crops. Arrays are int64, one entry a unit.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.errors import SamplingError
-from ge2e_transforms.placing import Ints, batch_count, cut, largest
+from ge2e_transforms.placing import batch_count, cut, largest
 from ge2e_transforms.population import Population
 from ge2e_transforms.rng import Bits, derive
+from ge2e_transforms.runs import Ints
 
 # Ids of the streams of random bits. A change of their order changes every plan.
 _SPEAKERS, _SHARDS, _CUT = range(3)

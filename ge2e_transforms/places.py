@@ -2,7 +2,8 @@
 
 A manifest may come from elsewhere, with the audio that it lists. Its paths then lead to files below it, and one that
 leads out of its folder is a fault, or an attempt to have a file of this machine read. A list that begins with an
-absolute path or a URL is made for these very places, and is taken as it is.
+absolute path or a URL is made for these very places, and is taken as it is. It looks at names alone, and must not know
+whether anything is there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Groups of speakers into batches: how many batches there can be, and who sits where. Pure NumPy.
 
-A group is M crops of one speaker; a batch is N groups of N different speakers. It must not know of crops.
+A group is M crops of one speaker; a batch is N groups of N different speakers. It must not know of crops. Arrays are
+int64; groups count from 0.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.rng import Bits, below, derive
-
-Ints = npt.NDArray[np.int64]
+from ge2e_transforms.runs import Ints
 
 # Ids of the streams of random bits. A change of their order changes every plan.
 _ORDER, _CUT, _COLUMN, _PAIR, _SWAP, _SEAT, _BATCH = range(7)

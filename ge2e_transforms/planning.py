@@ -1,8 +1,9 @@
 """From totals per speaker to a plan: which split, label and shard every row belongs to.
 
-The plan is small whatever the number of speakers: per shard its first speaker and label, plus the few
-speakers that are cut in parts. It travels to the workers, where a row finds its shard by bisection. It
-depends on the manifests and the options alone, so every runner lays a dataset out the same way.
+The plan is small whatever the number of speakers: per shard its first speaker and label, plus the few speakers that are
+cut in parts. It travels to the workers, where a row finds its shard by bisection. It depends on the manifests and the
+options alone, so every runner lays a dataset out the same way. Lengths are whole milliseconds. It opens nothing, and
+must not know what audio holds.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Augmented(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
+        """sha256, 64 hex digits, of the config and of what its lists hold."""
         return self.config.fingerprint({entry.kind: entry.sha256 for entry in self.sounds})
 
 
@@ -72,6 +74,7 @@ class ShardTask(NamedTuple):
 
     @property
     def base(self) -> str:
+        """Path of its files within the dataset, without their endings."""
         return schema.shard_base(self.split, self.generation, self.shard, self.shards)
 
     @property

@@ -1,12 +1,12 @@
 """Plans on disk: each part of an epoch is planned once per host, ahead of its time, and mapped by all who read it.
 
 Processes that share a folder share its plans: the first that needs one makes it while the others wait. The folder is
-temporary; what is lost with it is made again.
+temporary; what is lost with it is made again. A plan is an int32 table (`sampling.Plan`). It must not know how one is
+made, or what is read by it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ge2e_transforms.errors import Ge2eError, StorageError
+from ge2e_transforms.files import locked
 from ge2e_transforms.sampling import Plan, Sampler
 
 Part = tuple[int, int]  # epoch, part
@@ -70,7 +71,7 @@ class Plans:
         """Maps a plan; makes it first where nobody has yet. Processes take turns by a lock that ends with them."""
         path = self._path(key)
         try:
-            with _turn(self.folder):
+            with locked(self.folder / "lock"):
                 if not path.exists():
                     table = self._sampler.plan(*key).table
                     temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
@@ -108,20 +109,6 @@ def _make(plans: weakref.ref[Plans], key: Part) -> None:
             alive._load(key)
         except Ge2eError:
             return  # told to whoever needs the plan
-
-
-class _turn:
-    """Holds the lock of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "lock"
-
-    def __enter__(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
 
 
 def _remove(folder: Path, owner: int) -> None:

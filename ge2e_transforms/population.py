@@ -2,7 +2,8 @@
 
 A *unit* is what is planned as one: a speaker; with `batch_sources='single'` a speaker within one source; with
 `locality` a speaker within one shard. Its records are a run of rows, so that a plan can be made some units at a time,
-and what is held in memory does not grow with the number of records. It must not know of epochs or of chance.
+and what is held in memory does not grow with the number of records. It must not know of epochs or of chance. What is
+said of units is int64, one entry a unit.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer
-from ge2e_transforms.placing import Ints
-from ge2e_transforms.supply import SamplingOptions, Supply, offsets, require
+from ge2e_transforms.runs import Ints, offsets
+from ge2e_transforms.supply import SamplingOptions, Supply, require
 
 # Records whose supply is worked out at a time; bounds the memory beside the plan (about 150 bytes a record).
 CHUNK_RECORDS = 1 << 17
@@ -29,7 +30,7 @@ _COLUMNS = ("frames", "label", "utterance_index", "session_index")
 
 
 class Index(Protocol):
-    """Integer columns of all records of a split by name, such as `dataset.SplitIndex` or a dict."""
+    """Integer columns of all records of a split by name, such as `split_index.SplitIndex` or a dict."""
 
     def __getitem__(self, name: str, /) -> npt.NDArray[Any]: ...
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Condition
-from types import TracebackType
 from typing import Protocol
 
 # Two requests of 50 ms for each recording: 48 at once give 480 recordings a second, and the fastest core takes 300.
@@ -64,7 +63,7 @@ class ReadAhead:
         self._submit()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,6 +1,7 @@
 """Crops of stored records as arrays: one positional read each, short ones filled up, values normalised.
 
-It must not know how batches are made. Safe to call from several threads at once.
+It must not know how batches are made. Safe to call from several threads at once. What it gives is float32,
+`[n, bins, rows]` or `[n, rows, bins]`.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ import math
 import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
 from ge2e_transforms.half_floats import widen
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
 from ge2e_transforms.shard_files import LocalShards, StoreShards
+from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.stores import MOST_READERS
 from ge2e_transforms.windows import Window
 
@@ -237,7 +239,7 @@ class CropReader:
             with self._lock:  # two records may share a byte
                 np.bitwise_or.at(self._checked, records >> 3, (1 << (records & 7)).astype(np.uint8))
 
-    def _refuse(self, body: _Body, content: bytes) -> None:
+    def _refuse(self, body: _Body, content: bytes) -> NoReturn:
         """Says what is wrong with a record that does not match its checksum, or its index row."""
         _, (shard, offset, _), _, _, size, label = body
         rows = size // (self._bins * self._dtype.itemsize)
@@ -327,7 +329,7 @@ def silence(recipe: Recipe) -> Values:
 
 
 def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """1 / deviation, 0 for constant bins."""
+    """1 / deviation for any shape of both, 0 for constant bins."""
     varies = deviation > _CONSTANT * np.abs(mean)
     scale = np.zeros_like(deviation)
     np.divide(1, deviation, out=scale, where=varies)
@@ -337,10 +339,7 @@ def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray
 def _statistics(dataset: Dataset, split: str, normalize: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
     """Mean and scale per bin, `[1, bins]` or `[records, bins]` each."""
     if normalize == "dataset":
-        stored = dataset.metadata["statistics"]
-        if not stored["frames"]:
-            raise DatasetError(f"{dataset.root} has no statistics, as it has no train frames: use normalize='crop'")
-        mean, deviation = np.array([stored["mean"]]), np.array([stored["std"]])
+        mean, deviation = (figures[None] for figures in dataset.statistics("use normalize='crop'"))
     elif normalize == "utterance":
         names, bins = ("mean", "deviation"), dataset.metadata["feature_shape"][0]
         tables = [dataset.shard_index(split, shard, names) for shard in range(len(dataset.shards(split)))]

@@ -4,8 +4,9 @@ The wire bytes are built by hand, in one order: the protobuf library's map order
 processes, and building a float list through it costs fifteen times as much. A packed FloatList *is*
 little-endian float32 on the wire, so a loader reads the values in place, without parsing.
 
-Framing (TensorFlow's `lib/io/record_writer.h`): uint64 length, masked crc32c of the length, data, masked
-crc32c of the data, all little-endian.
+Framing (TensorFlow's `lib/io/record_writer.h`): uint64 length, masked crc32c of the length, data, masked crc32c of the
+data, all little-endian. Values are `[rows, bins]`, float32, float16 or int16; offsets are bytes. It must not know what
+the values mean, or where files lie.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def encode_record(values: npt.NDArray[Any], fields: Mapping[str, str | int]) -> 
         fields: the other keys of `schema`, text as bytes features and integers as int64 features.
 
     Returns:
-        The framed record and the offset of the first value within it.
+        The framed record and the offset of the first value within it, in bytes.
     """
     name = _NAMES[values.dtype.newbyteorder("<")]
     payload = np.ascontiguousarray(values, dtype=DTYPES[name]).tobytes()
@@ -176,7 +177,11 @@ def read_records(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
 
 
 def check_frame(header: bytes, stream: BinaryIO, where: str) -> bytes:
-    """The data behind a record's header, read from `stream`."""
+    """The data behind a record's header, read from `stream`; both checksums are compared.
+
+    Raises:
+        CorruptRecordError: as `read_records`, or a longer record than any writer makes.
+    """
     if len(header) < HEADER_BYTES:
         raise CorruptRecordError(f"{where}: the file ends inside a record's header")
     length, crc = _HEADER.unpack(header)

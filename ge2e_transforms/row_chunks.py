@@ -3,9 +3,9 @@
 What a runner does for every element is then done for every thousandth row, and rows, which are much alike, take a
 tenth of their bytes (`benchmarks/planning.py`).
 
-A chunk is what a reader packs, a parcel what a shard gets of it. Both are text, compressed: whose rows follow, those
-of a speaker together, and then what else each row says. So rows find their shard without being decoded. An empty
-parcel has no rows.
+A chunk is what a reader packs, a parcel what a shard gets of it. Both are text, compressed: whose rows follow, those of
+a speaker together, and then what else each row says. So rows find their shard without being decoded. An empty parcel
+has no rows. It must not know what moves them, or of the audio that they name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Some records of a dataset: drawn by a seed, or found by the id of their utterance. What their values tell."""
+"""Some records of a dataset: drawn by a seed, or found by the id of their utterance. What their values tell.
+
+Values are float32 `[rows, bins]`. It must not know how they are shown.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ import pyarrow.compute as pc
 from ge2e_transforms import schema
 from ge2e_transforms.augmentation import MARK
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, SplitIndex
+from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.rng import derive
+from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.treatments import COLUMNS, Treatments, labels_at_other_speeds
 from ge2e_transforms.utterance import shown
 from ge2e_transforms.utterance_rows import RecordRow
@@ -210,7 +214,7 @@ def _lowest(columns: npt.NDArray[np.int64], each: int) -> npt.NDArray[np.int64]:
 
 
 def at_floor(values: Values, recipe: Recipe) -> float | None:
-    """The share of values whose power is no more than the floor of the logarithm; None where nothing has a floor."""
+    """The share, 0 to 1, of values whose power is at most the floor of the logarithm; None where there is no floor."""
     feature = recipe.feature
     if feature.features != "logmel" or feature.log == "none":
         return None
@@ -222,7 +226,7 @@ def at_floor(values: Values, recipe: Recipe) -> float | None:
 
 
 def clipped(values: Values, recipe: Recipe) -> float | None:
-    """The share of raw samples at full scale; None of other features, in which that cannot be seen."""
+    """The share, 0 to 1, of raw samples at full scale; None of other features, in which that cannot be seen."""
     if recipe.feature.features != "raw":
         return None
     return float(np.mean(np.abs(values) >= _FULL_SCALE))

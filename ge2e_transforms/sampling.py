@@ -2,9 +2,10 @@
 
 A plan is a pure function of (index, options, epoch). Three steps, each described where it is done: slots (the crops
 that utterances can give: `supply.Supply`), groups of M slots of one speaker (`dealing.Dealer`), batches of N groups
-(`placing.place`). What does not depend on the epoch is worked out once, so the number of batches is known
-beforehand. Draws are keyed by (seed, label, utterance, stream, epoch): where a crop starts does not depend on the
-order of the records, on other speakers or on the machine. A large epoch is planned in parts (`parts`).
+(`placing.place`). What does not depend on the epoch is worked out once, so the number of batches is known beforehand.
+Draws are keyed by (seed, label, utterance, stream, epoch): where a crop starts does not depend on the order of the
+records, on other speakers or on the machine. A large epoch is planned in parts (`parts`). Lengths and starts are stored
+rows. It must not know where records lie, or how they are read.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dealing import Dealer
 from ge2e_transforms.errors import ConfigError
 from ge2e_transforms.parts import Blocks, Piece, Windows
-from ge2e_transforms.placing import Ints, Seats, place, place_in_order
+from ge2e_transforms.placing import Seats, place, place_in_order
 from ge2e_transforms.population import Population
 from ge2e_transforms.rng import Bits, below, derive
-from ge2e_transforms.supply import changes, offsets, run_sums
+from ge2e_transforms.runs import Ints, changes, offsets, run_sums
 
 Int32s = npt.NDArray[np.int32]
 # The order of speakers (labels) that batches of an epoch follow, neighbours together.
@@ -60,10 +61,6 @@ class Plan:
         self.table = table
         self.records, self.starts = table[:, :size], table[:, size : 2 * size]
         self.labels, self.frames = table[:, 2 * size : -1], table[:, -1]
-
-    def batch_labels(self, batch: int) -> Ints:
-        """Labels int64 `[N*M]` of one batch, in runs of M."""
-        return np.repeat(self.labels[batch].astype(np.int64), self.records.shape[1] // self.labels.shape[1])
 
 
 def quotas(held: Ints, exponent: float) -> Ints:

@@ -1,7 +1,8 @@
 """A part of a manifest: subsets, numbers of utterances of a speaker, and a draw of speakers for a quick trial.
 
 Pure, and the same for the same rows in any order: draws follow from a hash of names, so a larger draw holds every
-smaller one, and rows that are added later do not change who was drawn among those before.
+smaller one, and rows that are added later do not change who was drawn among those before. It must not know how rows are
+read or written.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Two processes that give the same digests give the same bytes for the same recording. Signals are made of integers, so
 they are the same on every CPU; the samples of codecs are kept as bytes, so that decoders are tested and no encoder is.
+It must not know of datasets or of jobs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Numbered files for positional reads: descriptors of local ones, concurrent range reads of those on a store.
 
 Safe to call from several threads at once. What is pickled opens its files again where it is used; what is forked shares
-the descriptors of local files, which is harmless as no read moves a position.
+the descriptors of local files, which is harmless as no read moves a position. Offsets and lengths are bytes. It must
+not know what the files hold.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class StoreShards:
         ConfigError: `readers` out of that range.
     """
 
-    def __init__(self, folder: StoreFolder, names: Sequence[str], sizes: Sequence[int], readers: int = 32) -> None:
+    def __init__(self, folder: StoreFolder, names: Sequence[str], sizes: Sequence[int], readers: int) -> None:
         check_integer("readers", readers, 1, MOST_READERS + 1)
         self._folder, self._names, self._sizes, self._readers = folder, list(names), list(sizes), readers
         self._copies = LocalShards([Path()] * len(names))

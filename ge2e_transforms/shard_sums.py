@@ -1,4 +1,7 @@
-"""What adds up over the records and rows of a shard, for its done file and the metadata that is made of them."""
+"""What adds up over the records and rows of a shard, for its done file and the metadata that is made of them.
+
+Sums are float64, an entry a bin. It must not know how records are written.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ from ge2e_transforms.sums import frame_sums
 
 @dataclass
 class FrameSums:
-    """Records and frames of a shard, and per-bin sums over them. They add up over shards."""
+    """Records and frames of a shard, and per-bin sums over them. They add up over shards.
+
+    Attributes:
+        records, frames: how many there are.
+        bin_sums, bin_squares: float64 `[bins]`, of all values and of their squares; 16-bit samples count as in [-1, 1).
+            None as long as there is no record.
+    """
 
     records: int = 0
     frames: int = 0
@@ -24,7 +33,7 @@ class FrameSums:
     bin_squares: npt.NDArray[np.float64] | None = None
 
     def add(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Adds a record `[frames, bins]`; returns its own mean and deviation per bin."""
+        """Adds a record `[frames, bins]` as stored; returns its own mean and deviation, float32 `[bins]` each."""
         exact = values.astype(np.float32) / np.float32(schema.PCM16_SCALE) if values.dtype.kind == "i" else values
         sums, squares = frame_sums(exact)
         self.records += 1
@@ -36,6 +45,7 @@ class FrameSums:
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
+        """Its part of a done file."""
         return {
             "records": self.records,
             "frames": self.frames,
@@ -65,6 +75,7 @@ class ShardSums:
     ledger: list[LedgerRow] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """Its part of a done file."""
         names = ("rows", "utterances", "speakers", "copies", "sped")
         return {
             **{name: getattr(self, name) for name in names},

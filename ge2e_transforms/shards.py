@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from ge2e_transforms import audio, records, schema
 from ge2e_transforms.augmentation import MARK, sped
 from ge2e_transforms.copies import Copies
-from ge2e_transforms.decoded import AudioLoader, AudioSource, Recordings, Samples
+from ge2e_transforms.decoded import AudioLoader, AudioSource, Recordings
+from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import (
     AlreadyThereError,
     DataError,
@@ -139,6 +140,9 @@ class ShardWriter:
         self._sums, self._frames = ShardSums(), FrameSums()
         self._digest = hashlib.sha256()
         self._offset = 0
+        # What `write` reads from and writes to.
+        self._recordings: Recordings
+        self._stream: BinaryIO
 
     def write(self, ordered: Sequence[Utterance], records_path: Path, index_path: Path) -> dict[str, Any]:
         """Writes both files and returns the content of the done file.
@@ -149,13 +153,13 @@ class ShardWriter:
         config, folder = self._extractor.recipe.audio, records_path.parent
         factors = self._copies.config.factors(self._task.split) if self._copies else (1.0,)
         with (
-            Recordings(wanted * len(factors), config, self._open_audio, self._load, folder) as recordings,
-            records_path.open("wb") as stream,
+            Recordings(wanted * len(factors), config, self._open_audio, self._load, folder) as self._recordings,
+            records_path.open("wb") as self._stream,
         ):
             label = self._task.label  # of the next new speaker
             for speaker, group in itertools.groupby(ordered, key=lambda row: row.speaker_key):
                 known = self._known.labels.get(speaker)
-                self._write_speeds(list(group), factors, label if known is None else known, recordings, stream)
+                self._write_speeds(list(group), factors, label if known is None else known)
                 label += len(factors) if known is None else 0
         table = pa.Table.from_pydict(self._columns, schema=self._schema)
         return {
@@ -170,28 +174,19 @@ class ShardWriter:
             **self._frames.to_json(),
         }
 
-    def _write_speeds(
-        self,
-        rows: Sequence[Utterance],
-        factors: Sequence[float],
-        label: int,
-        recordings: Recordings,
-        stream: BinaryIO,
-    ) -> None:
+    def _write_speeds(self, rows: Sequence[Utterance], factors: Sequence[float], label: int) -> None:
         """A speaker, and what was written of it at other speeds as a speaker each, with the labels that follow."""
         self._sums.rows += len(rows)
-        written = self._write_speaker(rows, 1.0, label, recordings, stream)
+        written = self._write_speaker(rows, 1.0, label)
         kept = set(map(id, written))
         for number, factor in enumerate(factors[1:], 1):
             for row in rows:
                 if id(row) not in kept and not self._known.refusal(row):
-                    recordings.pass_over(row)
+                    self._recordings.pass_over(row)
             self._sums.sped += len(written)
-            self._write_speaker(written, factor, label + number, recordings, stream)
+            self._write_speaker(written, factor, label + number)
 
-    def _write_speaker(
-        self, rows: Sequence[Utterance], factor: float, label: int, recordings: Recordings, stream: BinaryIO
-    ) -> list[Utterance]:
+    def _write_speaker(self, rows: Sequence[Utterance], factor: float, label: int) -> list[Utterance]:
         """Writes a speaker at a speed, and returns the rows that could be written."""
         sessions: dict[str, int] = {}
         written: list[Utterance] = []
@@ -200,7 +195,7 @@ class ShardWriter:
             try:
                 if factor == 1 and (refusal := self._known.refusal(row) or _double(written, row)):
                     raise refusal
-                samples = recordings.take(source)
+                samples = self._recordings.take(source)
                 if factor != 1:
                     samples = at_speed(samples, self._extractor.recipe.audio.sample_rate_hz, factor)
                 extraction = self._extractor.extract(
@@ -214,9 +209,9 @@ class ShardWriter:
             treatment = "" if factor == 1 else f"speed{factor:g}"
             audio_hash = audio.content_hash(samples)
             spoken = _Spoken(row, source.utterance_id, treatment, label, len(written), session, audio_hash)
-            self._write_records(spoken, _Copied(), extraction, stream)
+            self._write_records(spoken, _Copied(), extraction)
             for copied, found in self._copied(row, samples, extraction):
-                self._write_records(spoken, copied, found, stream)
+                self._write_records(spoken, copied, found)
                 self._sums.copies += 1
             written.append(source)
         self._sums.utterances += len(written)
@@ -236,17 +231,15 @@ class ShardWriter:
             )
             yield _Copied(number, copy.kind, copy.name, copy.snr_db), found
 
-    def _write_records(self, spoken: _Spoken, copied: _Copied, extraction: Extraction, stream: BinaryIO) -> None:
+    def _write_records(self, spoken: _Spoken, copied: _Copied, extraction: Extraction) -> None:
         for segment in extraction.segments:
-            self._write_record(spoken, copied, segment, extraction, stream)
+            self._write_record(spoken, copied, segment, extraction)
 
-    def _write_record(
-        self, spoken: _Spoken, copied: _Copied, segment: Segment, extraction: Extraction, stream: BinaryIO
-    ) -> None:
+    def _write_record(self, spoken: _Spoken, copied: _Copied, segment: Segment, extraction: Extraction) -> None:
         repeated = self._repeated(spoken, copied, segment)
         fields = {key: repeated[name] for name, key in self._keys.items()}
         framed, payload = records.encode_record(segment.values, fields)
-        stream.write(framed)
+        self._stream.write(framed)
         self._digest.update(framed)
         mean, deviation = self._frames.add(segment.values)
         values = {

@@ -13,8 +13,9 @@ from dataclasses import replace
 from ge2e_transforms import audio
 from ge2e_transforms.config import AudioConfig
 from ge2e_transforms.decoded import AudioLoader, AudioSource, patiently
+from ge2e_transforms.decoders import Samples
 from ge2e_transforms.errors import EmptyAudioError
-from ge2e_transforms.mixing import Room, Samples
+from ge2e_transforms.mixing import Room
 from ge2e_transforms.utterance import Utterance
 
 # Rooms are taken up by arrays: those of RIRS_NOISES have up to 30 microphones.
@@ -46,9 +47,11 @@ class Sounds:
         return max(0, self._limit - self._bytes)
 
     def count(self, kind: str) -> int:
+        """Recordings of a list."""
         return len(self._rows[kind])
 
     def location(self, kind: str, number: int) -> str:
+        """Where a recording is: path or URL."""
         return self._rows[kind][number].location
 
     def sound(self, kind: str, number: int, load: AudioLoader) -> Samples:

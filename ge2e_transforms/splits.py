@@ -1,6 +1,6 @@
 """Who goes where: the split of each speaker, named by the manifests, drawn, or the one where the speaker stands.
 
-Splits are speaker-disjoint.
+Splits are speaker-disjoint. It sees totals per speaker, in whole milliseconds, and must not know of rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class PlanConfig:
         test_speakers, valid_speakers: exactly so many of them instead (those with the lowest hashes).
         shard_mib: size that a shard should have.
         min_shards: at least so many shards a split (or one a speaker), so that small jobs use all cores.
-        split_salt: another salt draws another split.
+        split_salt: another salt draws another split; at most 64 bytes.
+
+    Raises:
+        ConfigError: on construction; it names the value.
     """
 
     test_fraction: float = 0.0
@@ -61,6 +64,7 @@ class PlanConfig:
 
     @property
     def draws(self) -> bool:
+        """Whether any speaker is drawn for test or valid."""
         return bool(self.test_fraction or self.valid_fraction or self.test_speakers or self.valid_speakers)
 
 
@@ -76,7 +80,19 @@ class SpeakerTotal(NamedTuple):
 def by_split(
     totals: Sequence[SpeakerTotal], rule: SplitRule, known: Mapping[str, KnownSpeaker]
 ) -> tuple[dict[str, list[PlannedSpeaker]], dict[str, str]]:
-    """Speakers of each split, sorted; and those that stand in another one than the rule and their rows say."""
+    """Speakers of each split, sorted; and those that stand in another one than the rule and their rows say.
+
+    Args:
+        totals: sorted by speaker.
+        rule: for speakers whose rows name no split.
+        known: speakers of the dataset that stands.
+
+    Returns:
+        Speakers by split, and the split of those that stand elsewhere, by speaker.
+
+    Raises:
+        PlanError: a speaker in two splits, by the rows or by the dataset that stands.
+    """
     members: dict[str, list[PlannedSpeaker]] = {}
     elsewhere: dict[str, str] = {}
     for speaker, rows in itertools.groupby(totals, key=lambda total: total.speaker):
@@ -108,6 +124,11 @@ def _one_split(speaker: str, splits: set[str]) -> str:
 
 
 def split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule:
+    """The rule that draws what a config asks for from the speakers whose rows name no split.
+
+    Raises:
+        PlanError: there are none to draw from, or none would remain to train on.
+    """
     if not config.draws:
         return SplitRule(config.split_salt, 0, 0)
     free = sorted({stable_hash(total.speaker, config.split_salt) for total in totals if not total.split})

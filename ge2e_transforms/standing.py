@@ -1,4 +1,7 @@
-"""The dataset that stands in an output, as far as a job that adds to it must know. Pure functions of its metadata."""
+"""The dataset that stands in an output, as far as a job that adds to it must know. Pure functions of its metadata.
+
+Labels are integers from 0, hashes have 64 bits. It must not know of rows.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,19 @@ from ge2e_transforms import schema
 
 
 class SplitRule(NamedTuple):
-    """Split of a speaker for whom no manifest names one, by its salted hash."""
+    """Split of a speaker for whom no manifest names one, by its salted hash.
+
+    salt: of the hash.
+    test_below, valid_below: from 0 to 2^64. Hashes below the first are test, those from there to below the second are
+        valid, all others train. Where `valid_below` is 0 nothing is drawn.
+    """
 
     salt: str
     test_below: int
     valid_below: int
 
     def split_of(self, speaker: str) -> str:
+        """'test', 'valid' or 'train' for a speaker, given as `namespace/speaker_id`."""
         if not self.valid_below:  # nothing is drawn
             return schema.TRAIN_SPLIT
         value = stable_hash(speaker, self.salt)
@@ -25,7 +34,13 @@ class SplitRule(NamedTuple):
 
 
 def stable_hash(text: str, salt: str) -> int:
-    """64 bits that are the same in every process and version (Python's own `hash` is salted per process)."""
+    """64 bits that are the same in every process and version (Python's own `hash` is salted per process).
+
+    BLAKE2b (RFC 7693) with the salt for its key, which has at most 64 bytes.
+
+    >>> stable_hash("voxceleb/id10001", "ge2e") == stable_hash("voxceleb/id10001", "another salt")
+    False
+    """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=salt.encode()).digest(), "little")
 
 
@@ -66,6 +81,7 @@ class Standing:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Standing:
+        """By the metadata of a dataset, after `metadata.require_complete`."""
         shards = {
             split: tuple(StandingShard(entry["base"], *entry["labels"]) for entry in entries if entry["records"])
             for split, entries in metadata["shards"].items()

@@ -108,9 +108,11 @@ class Store:
         return {entry.path: int(entry.size) for entry in entries if entry.is_file}
 
     def open(self, path: str) -> OpenObject:
+        """An object for reads of any part of it."""
         return OpenObject(self, path)
 
     def read(self, path: str) -> bytes:
+        """A whole object."""
         return self.open(path).read_all()
 
     def write(self, path: str, content: Callable[[], Iterable[bytes]]) -> None:
@@ -168,6 +170,7 @@ class OpenObject:
         return bytes(self._store.try_to("read", self._path, lambda _: file.read_at(length, offset)))
 
     def read_all(self) -> bytes:
+        """The whole object; a large one by several requests at once."""
         if self.size > RANGE_BYTES:
             content = bytearray(self.size)
             self.fetch(lambda offset, part: content.__setitem__(slice(offset, offset + len(part)), part))

@@ -1,7 +1,7 @@
 """The batches of one split as one stream over epochs: which batch comes at which step, on which host, and its arrays.
 
 Batch i of epoch e follows from (dataset, options, e, i) alone: there is no shuffle buffer and no hidden state. All
-readers (NumPy, tf.data, PyTorch) are thin layers over `Stream.batch`.
+readers (NumPy, tf.data, PyTorch) are thin layers over `Stream.batch`. It must not know of TensorFlow or PyTorch.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from ge2e_transforms.augment import SpecAugment
 from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.config import canonical_json
 from ge2e_transforms.crop_features import WaveformOptions
-from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_names
+from ge2e_transforms.dataset import Dataset, speaker_names
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.examples import Crops, Examples, Source
 from ge2e_transforms.mel_augment import MelAugment
-from ge2e_transforms.placing import Ints
 from ge2e_transforms.plans import Plans
 from ge2e_transforms.population import Filters
 from ge2e_transforms.reading import ReadingOptions
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.sampling import Sampler
+from ge2e_transforms.split_index import SplitIndex
 
 if TYPE_CHECKING:
     from ge2e_transforms.batch_workers import BatchWorkers
@@ -278,6 +279,7 @@ class Stream:
 
     @property
     def labels_are_text(self) -> bool:
+        """Whether labels are ids, in an array of objects, and not int64."""
         return self._delivery.labels == "original"
 
     def _label_names(self) -> tuple[Ints, Any] | None:

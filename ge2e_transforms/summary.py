@@ -2,7 +2,8 @@
 
 Copies of utterances, and what was written at other speeds, are counted apart: all else is of clean utterances. All
 shards are gone through once, some indexes at a time, so that memory does not grow with the number of records: what is
-kept are sums, histograms, and two spectra for each of at most `MOST_SPEAKERS` speakers.
+kept are sums, histograms, and two spectra for each of at most `MOST_SPEAKERS` speakers. It must not know how the
+numbers are shown.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
 from ge2e_transforms.rng import derive
+from ge2e_transforms.runs import changes
 from ge2e_transforms.schema import FLAG_SHORT, FLAG_UNVOICED
 from ge2e_transforms.suspects import Spectra
 from ge2e_transforms.treatments import COLUMNS as COPY_COLUMNS
@@ -199,13 +201,7 @@ def _clean(dataset: Dataset, treatments: Treatments | None) -> Iterator[tuple[st
 
 def _tables(dataset: Dataset, names: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
     """Split by split, the indexes of all shards that hold records, some of them read ahead."""
-    columns = (*names, "mean", "deviation")
-    places = [
-        (split, shard)
-        for split in dataset.splits
-        for shard, entry in enumerate(dataset.shards(split))
-        if entry["records"]
-    ]
+    columns, places = (*names, "mean", "deviation"), dataset.held_shards()
 
     def opened(place: tuple[str, int]) -> tuple[str, pa.Table]:
         return place[0], dataset.shard_index(place[0], place[1], columns)
@@ -224,10 +220,7 @@ def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 
 def _heads(columns: dict[str, Column]) -> Column:
     """Rows where an utterance begins: its records lie side by side."""
-    label, utterance = columns["label"], columns["utterance_index"]
-    new = np.ones(len(label), dtype=np.bool_)
-    new[1:] = (label[1:] != label[:-1]) | (utterance[1:] != utterance[:-1])
-    return np.flatnonzero(new)
+    return np.flatnonzero(changes(columns["label"], columns["utterance_index"]))
 
 
 def _add_source(

@@ -1,6 +1,7 @@
 """What a batch is, and what the speakers of a split can give to batches: slots, and groups of M slots. Pure NumPy.
 
-It must not know of epochs or of chance.
+It must not know of epochs or of chance. Columns are int64, one entry a record, an utterance or a speaker; lengths are
+stored rows: frames, or samples of a raw dataset.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy.typing as npt
 
 from ge2e_transforms.checks import check, check_integer
 from ge2e_transforms.errors import ConfigError, SamplingError
-from ge2e_transforms.placing import Ints, largest
+from ge2e_transforms.placing import largest
+from ge2e_transforms.runs import Ints, changes, offsets, run_sums
 
 _CHOICES = {
     "distinct": ("strict", "prefer", "any"),
@@ -149,7 +151,14 @@ class Supply:
         held: int64 `[speakers]`, groups that each can give; 0 for those who cannot take part.
         utterances, sessions: int64 `[speakers]`, how many of them have slots.
         number, slots, speaker: int64, one entry an utterance (with `distinct_sessions` a session): its number, how many
-            slots it has, and whose it is.
+            slots it has, and whose it is (a place in `label`). `session`, `copies` and `first_slot` go with them: the
+            session of its first record, how often each of its slots counts, and the first of its slots.
+        speaker_slots, speaker_copies, distinct_groups: int64 `[speakers]`: slots of the records, how often each counts,
+            and groups without an utterance twice.
+        record, record_frames, record_slots, record_first: int64, one entry a record with slots: its place in the index,
+            its rows, its slots, and the first of these.
+        record_of_slot: int32 `[slots]`, the record of each.
+        short_dropped: records without a slot.
     """
 
     def __init__(self, index: Mapping[str, npt.NDArray[Any]], options: SamplingOptions) -> None:
@@ -165,7 +174,7 @@ class Supply:
         self.record_of_slot = np.repeat(np.arange(len(self.record), dtype=np.int32), self.record_slots)
         self.record_first = offsets(self.record_slots)[:-1]
         label, number, session, utterance = (x[self.record] for x in (label, number, session, utterance))
-        head = np.flatnonzero(changes(label) | changes(number))
+        head = np.flatnonzero(changes(label, number))
         self.number, self.session, self.first_slot = number[head], session[head], self.record_first[head]
         self._head = np.flatnonzero(changes(label[head]))
         self.label = label[head][self._head]
@@ -259,18 +268,3 @@ def _count_different(label: Ints, ids: Ints) -> Ints:
         keys = np.sort(keys)
     heads = np.flatnonzero(changes(label))
     return run_sums(changes(keys).astype(np.int64), heads)
-
-
-def changes(ids: Ints) -> npt.NDArray[np.bool_]:
-    """True where a run of equal ids begins."""
-    return np.concatenate([np.ones(min(1, len(ids)), dtype=np.bool_), ids[1:] != ids[:-1]])
-
-
-def run_sums(values: Ints, head: Ints) -> Ints:
-    """Sums of the runs that begin at `head`."""
-    return np.add.reduceat(values, head) if len(head) else np.zeros(0, dtype=np.int64)
-
-
-def offsets(counts: Ints) -> Ints:
-    """Where runs of these lengths begin when they lie end to end, and last where all end."""
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])

@@ -2,7 +2,8 @@
 
 Both are compared by robust z-scores, (x - median) / (1.4826 x MAD), where MAD is the median distance from the median:
 for normal values that is the usual z-score, and those who are looked for hardly move it. Above 3.5 is told (Iglewicz
-and Hoaglin, "How to Detect and Handle Outliers", 1993, advise that limit).
+and Hoaglin, "How to Detect and Handle Outliers", 1993, advise that limit). Spectra are float64 `[speakers, bins]`. It
+must not know of datasets.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The batches as `tf.data.Dataset`s. TensorFlow is imported when one is asked for, and not before."""
+"""The batches as `tf.data.Dataset`s. TensorFlow is imported when one is asked for, and not before.
+
+It must not know how a batch is planned or read.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,9 @@ class GE2EDatasetLoader(BatchLoader):
         """Train batches of `epochs` epochs, one after the other (None: without end).
 
         `start` = (epoch, step) goes on where a run was stopped, without reading what came before.
+
+        Raises:
+            MissingExtraError: TensorFlow is not installed; all else as `BatchLoader.batches`.
         """
         return self._dataset_of("train", epochs, start)
 
@@ -50,7 +56,7 @@ class GE2EDatasetLoader(BatchLoader):
 
 
 def tf_dataset(stream: Stream, epochs: int | None, start: Position) -> tf.data.Dataset:
-    """The batches of `epochs` epochs from a place on."""
+    """The batches of `epochs` epochs from a place on, None for no end; MissingExtraError without TensorFlow."""
     try:
         import tensorflow as tf
     except ModuleNotFoundError as error:

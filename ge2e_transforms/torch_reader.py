@@ -1,4 +1,7 @@
-"""The batches as a `torch.utils.data.IterableDataset`. PyTorch is imported when one is asked for, and not before."""
+"""The batches as a `torch.utils.data.IterableDataset`. PyTorch is imported when one is asked for, and not before.
+
+It must not know how a batch is planned or read.
+"""
 
 from __future__ import annotations
 

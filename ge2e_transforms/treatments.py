@@ -17,6 +17,7 @@ from ge2e_transforms.augmentation import ADDED, Augmentation, sped
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.histogram import Histogram
+from ge2e_transforms.runs import changes
 from ge2e_transforms.schema import COPY_SHIFT
 
 # Columns of a shard's index that say what was done to a record, and whose copy it is.
@@ -85,6 +86,7 @@ class Treatments:
 
     @property
     def kinds(self) -> list[str]:
+        """Kinds of copies, by the numbers that `Done.kind` holds."""
         return list(self.of)
 
     def done(self, table: pa.Table, where: object) -> Done:
@@ -115,9 +117,7 @@ class Treatments:
             done: of the same records.
         """
         label, utterance, flags = (table[name].to_numpy() for name in COLUMNS[:3])
-        keys = (label, utterance, flags >> COPY_SHIFT)
-        first = np.ones(len(table), dtype=np.bool_)
-        first[1:] = np.any([column[1:] != column[:-1] for column in keys], axis=0)
+        first = changes(label, utterance, flags >> COPY_SHIFT)
         ratio = table["snr_db"].to_numpy().astype(np.float64)  # NaN where there is none
         for number, found in enumerate(self.of.values()):
             mine = first & (done.kind == number)
@@ -135,7 +135,7 @@ def labels_at_other_speeds(dataset: Dataset) -> npt.NDArray[np.int64]:
 
 
 def speeds(dataset: Dataset, config: Augmentation) -> list[AtSpeed]:
-    """What there is at each of the other speeds, by the table of speakers."""
+    """What there is at each of the other speeds, by the table of speakers; DatasetError if that is damaged."""
     found = []
     for factor in config.speed:
         own = _at_speed(dataset.speakers, factor)

@@ -1,4 +1,7 @@
-"""Verification trials: pairs of utterances of one speaker or of two; read from a list, drawn, written."""
+"""Verification trials: pairs of utterances of one speaker or of two; read from a list, drawn, written.
+
+Trials are numbers of utterances, int32. It must not know of features, or how utterances are compared.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,7 @@ from ge2e_transforms.checks import check_integer
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, DatasetError, SamplingError, StorageError
 from ge2e_transforms.rng import Bits, derive
-
-Ints = npt.NDArray[np.int64]
+from ge2e_transforms.runs import Ints, changes, offsets
 
 # Streams of random bits. A change of their order changes every list.
 _TARGETS, _NON_TARGETS, _CIRCLE = range(3)
@@ -167,7 +169,7 @@ def _find(dataset: Dataset, ids: dict[str, int]) -> list[tuple[int, set[tuple[st
     """For each id the rule that it fits by, and the (speaker, utterance) pairs that it fits."""
     depths = sorted({name.count("/") for name in ids})
     found: list[tuple[int, set[tuple[str, str]]]] = [(4, set()) for _ in ids]  # there are rules 0 to 3
-    for place in [(split, shard) for split in dataset.splits for shard in range(len(dataset.shards(split)))]:
+    for place in dataset.held_shards():
         table = dataset.shard_index(*place, (*_TEXT_COLUMNS, *(("augmentation",) if dataset.augmented else ())))
         pairs = list(zip(*(table[name].to_pylist() for name in _TEXT_COLUMNS[:2]), strict=True))
         for rule, column in _keys(table, depths):
@@ -258,9 +260,7 @@ class _Spoken(NamedTuple):
 def _spoken(dataset: Dataset, split: str) -> _Spoken:
     index = dataset.index(split)
     label, number = index["label"], index["utterance_index"]
-    new = np.ones(len(label), dtype=np.bool_)
-    new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1])
-    rows = np.flatnonzero(new)
+    rows = np.flatnonzero(changes(label, number))
     rows = rows[np.lexsort((index["session_index"][rows], label[rows]))]
     speakers, first, counts = np.unique(label[rows], return_index=True, return_counts=True)
     return _Spoken(rows, index["session_index"][rows], speakers.astype(np.int64), first, counts)
@@ -288,11 +288,11 @@ def _targets(spoken: _Spoken, cross_session: bool, per_speaker: int, seed: int) 
     ends = spoken.first + spoken.counts
     new = np.ones(len(spoken.rows), dtype=np.bool_)
     if cross_session:
-        new[1:] = spoken.session[1:] != spoken.session[:-1]
+        new = changes(spoken.session)
         new[spoken.first] = True
     begins = np.flatnonzero(new)
     after = np.append(begins[1:], len(new))[np.cumsum(new) - 1]
-    before = _offsets(np.repeat(ends, spoken.counts) - after)
+    before = offsets(np.repeat(ends, spoken.counts) - after)
     pairs = before[ends] - before[spoken.first]
     drawn = np.minimum(pairs, per_speaker)
     speaker, number = _draw(derive(seed, _TARGETS, spoken.speakers), drawn, pairs)
@@ -321,7 +321,7 @@ def _non_targets(spoken: _Spoken, gender: Ints, wanted: Ints, seed: int) -> tupl
     size, place = end - start, np.arange(len(order)) - start
     # Of an even number, two stand opposite: the first of them meets the other.
     stop = place + 1 + (size - 1) // 2 + ((size % 2 == 0) & (place < size // 2))
-    before = _offsets(counts)
+    before = offsets(counts)
     around = before[end] - before[start]
     wraps = stop > size
     met = before[start + stop - wraps * size] + wraps * around - before[1:]
@@ -341,12 +341,8 @@ def _share(wanted: Ints, most: Ints) -> Ints:
     given = np.minimum(wanted, most)
     while missing := int(wanted.sum() - given.sum()):
         more = np.minimum(most - given, max(1, missing // int(np.sum(most > given))))
-        given += np.clip(missing - _offsets(more)[:-1], 0, more)
+        given += np.clip(missing - offsets(more)[:-1], 0, more)
     return given
-
-
-def _offsets(counts: Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _draw(keys: Bits, counts: Ints, sizes: Ints) -> tuple[Ints, Ints]:
@@ -354,7 +350,7 @@ def _draw(keys: Bits, counts: Ints, sizes: Ints) -> tuple[Ints, Ints]:
     # One from each of as many equal stretches, so that they spread evenly over what the numbers count; all of them
     # turned by one random number, as the stretches may differ by 1 in length: each number is equally likely.
     owner = np.repeat(np.arange(len(counts)), counts)
-    stretch = np.arange(len(owner)) - _offsets(counts)[owner]
+    stretch = np.arange(len(owner)) - offsets(counts)[owner]
     length, longer = np.divmod(sizes[owner], counts[owner])
     inside = derive(keys[owner], 0, stretch) % (length + (stretch < longer)).astype(np.uint64)
     turn = derive(keys, 1) % np.maximum(1, sizes).astype(np.uint64)
@@ -363,8 +359,8 @@ def _draw(keys: Bits, counts: Ints, sizes: Ints) -> tuple[Ints, Ints]:
 
 
 def _records(dataset: Dataset, split: str) -> Ints:
-    # Where the records of each shard begin, and last how many there are.
-    return _offsets(np.array([entry["records"] for entry in dataset.shards(split)], dtype=np.int64))
+    """Where the records of each shard begin, and last how many there are."""
+    return offsets(np.array([entry["records"] for entry in dataset.shards(split)], dtype=np.int64))
 
 
 def _names(dataset: Dataset, split: str, rows: Ints) -> list[tuple[str, str]]:

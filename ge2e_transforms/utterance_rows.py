@@ -1,4 +1,7 @@
-"""Where the records of whole utterances lie, from the indexes of their shards. It reads no records."""
+"""Where the records of whole utterances lie, from the indexes of their shards.
+
+Offsets and lengths are bytes, frames stored rows. It must not know how records are read.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from ge2e_transforms.errors import CorruptRecordError
+from ge2e_transforms.runs import Ints, changes, run_sums
 from ge2e_transforms.schema import COPY_SHIFT
-
-Ints = npt.NDArray[np.int64]
 
 # Columns of a shard's index that say where the records of its utterances lie.
 PLACE_COLUMNS = ("offset", "length", "frames", "label", "utterance_index", "start", "flags")
@@ -39,6 +40,7 @@ class UtteranceRows(NamedTuple):
     label: Ints
 
     def rows(self, utterance: int) -> list[RecordRow]:
+        """The records of an utterance, in the order spoken."""
         part = slice(self.first[utterance], self.first[utterance] + self.records[utterance])
         columns = (column[part].tolist() for column in (self.shard, self.offset, self.length))
         return list(map(RecordRow, *columns))
@@ -58,13 +60,11 @@ def utterance_rows(table: pa.Table, shard: int, shard_bytes: int) -> UtteranceRo
             f"row {row} of the index of shard {shard}: expected a record within its {shard_bytes} bytes, got "
             f"{length[row]} bytes at offset {offset[row]}: the index is damaged, or not of this shard"
         )
-    new = np.ones(len(table), dtype=np.bool_)
-    copy = flags >> COPY_SHIFT  # a copy of an utterance has its number
-    new[1:] = (label[1:] != label[:-1]) | (number[1:] != number[:-1]) | (copy[1:] != copy[:-1])
+    new = changes(label, number, flags >> COPY_SHIFT)  # a copy of an utterance has its number
     order = np.lexsort((start, np.cumsum(new)))  # stable: parts of one start stay as stored
     first = np.flatnonzero(new)
     counts = np.diff(first, append=len(table))
-    total = np.add.reduceat(frames.astype(np.int64), first) if len(first) else first
+    total = run_sums(frames.astype(np.int64), first)
     shards = np.full(len(table), shard)
     return UtteranceRows(shards, offset[order], length[order], first, counts, total, label[first])
 

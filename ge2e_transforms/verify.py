@@ -1,6 +1,7 @@
 """Re-reads a finished dataset and checks it: checksums, counts, index against records, values, splits.
 
-`verify` stops at the first fault and says where it is.
+`verify` stops at the first fault and says where it is. It must not use what the writer computes by (`shards`,
+`shard_sums`, `sums`): a fault there would not be found.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class _Statistics:
     squares: Any = 0.0
 
     def add(self, values: npt.NDArray[Any]) -> None:
-        exact = values.astype(np.float64) / (schema.PCM16_SCALE if values.dtype.kind == "i" else 1)
+        exact = _exact(values)
         self.frames += len(values)
         self.sums = self.sums + exact.sum(axis=0)
         self.squares = self.squares + np.square(exact).sum(axis=0)
@@ -238,7 +239,7 @@ def _check_speaker(where: str, row: dict[str, Any], split: str, speakers: dict[s
 
 def _check_figures(where: str, row: dict[str, Any], values: npt.NDArray[Any]) -> None:
     """Mean and deviation per bin, by which `normalize='utterance'` divides, are those of the record."""
-    exact = values.astype(np.float64) / (schema.PCM16_SCALE if values.dtype.kind == "i" else 1)
+    exact = _exact(values)
     mean = exact.mean(axis=0)
     for name, found in (("mean", mean), ("deviation", exact.std(axis=0))):
         # The writer takes them from sums of squares, of which the last digits cancel out.
@@ -248,6 +249,11 @@ def _check_figures(where: str, row: dict[str, Any], values: npt.NDArray[Any]) ->
                 f"{where}: the index says {name} {row[name][int(np.argmin(near))]} of bin {int(np.argmin(near))}, the "
                 f"record {found[int(np.argmin(near))]}"
             )
+
+
+def _exact(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Stored values as what they mean."""
+    return values.astype(np.float64) / (schema.PCM16_SCALE if values.dtype.kind == "i" else 1)
 
 
 def _check_source(where: str, row: dict[str, Any], sources: list[str]) -> None:

@@ -1,4 +1,7 @@
-"""Checks what every batch promises, on any dataset: made from the index anew, not from what the sampler believes."""
+"""Checks what every batch promises, on any dataset: made from the index anew, not from what the sampler believes.
+
+It must not know how a plan is made (`supply`, `dealing`, `placing`).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ge2e_transforms.errors import SamplingError
 from ge2e_transforms.sampling import Plan
 from ge2e_transforms.stream import Position, Stream
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""What the indexes of splits, and the files of a dataset as a whole, are checked for: a part of `verify`."""
+"""What the indexes of splits, and the files of a dataset as a whole, are checked for: a part of `verify`.
+
+Columns are integers, one entry a record. It must not know what the values of records are.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,12 @@ from ge2e_transforms.errors import CorruptRecordError, DatasetError
 
 
 def check_sha256(path: Path, size: int, expected: str) -> None:
+    """Compares a local file of so many bytes with its checksum, 64 hex digits.
+
+    Raises:
+        DatasetError: it is missing or longer.
+        CorruptRecordError: it has another checksum; of a record, where one is damaged.
+    """
     if not path.is_file():
         raise DatasetError(
             f"{path} is missing, although metadata.json lists it: copy it again, or run `ge2e run` again"
@@ -38,7 +47,16 @@ def check_sha256(path: Path, size: int, expected: str) -> None:
 
 
 def check_split(dataset: Dataset, split: str, tables: list[pa.Table]) -> None:
-    """The split's index repeats those of its shards, and the counts add up."""
+    """The split's index repeats those of its shards, and the counts add up.
+
+    Args:
+        dataset: on the local disk.
+        split: its name.
+        tables: of each shard in order: `schema.SAMPLER_COLUMNS` and `session_id`.
+
+    Raises:
+        DatasetError: the first fault; CorruptRecordError where the index leads out of a shard.
+    """
     entry = dataset.metadata["splits"][split]
     check_sha256(dataset.root / entry["index"]["path"], entry["index"]["bytes"], entry["index"]["sha256"])
     whole = dataset.index(split)
@@ -95,7 +113,7 @@ def _numbered(label: npt.NDArray[np.int32], keys: npt.NDArray[Any]) -> npt.NDArr
 
 
 def check_copies(dataset: Dataset) -> None:
-    """The copies that metadata counts are there, each of an utterance that is there."""
+    """The copies that metadata counts are there, each of an utterance that is there; DatasetError if not."""
     copies = 0
     for split in dataset.splits:
         index = dataset.index(split)

@@ -1,6 +1,7 @@
 """Rooms and noise for waveforms, drawn by the key of each crop: what a `waveform_transform` is mostly wanted for.
 
-Responses of rooms and noise are raw datasets of their own. It must not know where the crops come from.
+Responses of rooms and noise are raw datasets of their own. It must not know where the crops come from. Waveforms are
+float32 `[n, samples]`; ratios are in decibels.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class WaveformAugment:
         rooms. A response counts from its direct path on, its largest absolute value, so speech does not move; what
         comes after a crop's length does not count. A crop keeps its power.
     room_share: share of the crops that are put into a room, in [0, 1].
+
+    Raises:
+        ConfigError: on construction: a value that cannot be used, or neither noise nor rooms.
     """
 
     noise: str | Path | None = None

@@ -1,6 +1,7 @@
 """Functions of waveforms that are applied to crops while they are read, and what is asked of them.
 
-It must not know where crops come from, or what becomes of them.
+It must not know where crops come from, or what becomes of them. Waveforms are float32 `[n, samples]`, keys uint64
+`[n]`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class EachWaveform:
 
     function: `function(waveform, rng)` gets float32 `[samples]`, which it may change, and a `numpy.random.Generator`;
         it returns `[samples]`. With worker processes it must be one of an imported module, or of a script.
+
+    Raises:
+        ConfigError: on construction: it cannot be called.
     """
 
     function: Callable[[Waveforms, np.random.Generator], npt.ArrayLike]

@@ -1,6 +1,7 @@
 """Whole utterances of a dataset, one by its id or all of a split: joined from their records, normalised, filled up.
 
-For datasets in utterance form. Every record has its checksum verified. It must not know how batches are made.
+For datasets in utterance form. Every record has its checksum verified. It must not know how batches are made. Values
+are float32, `[bins, frames]` or `[frames, bins]`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from ge2e_transforms.checks import check, check_integer, check_one_of
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.reading import LAYOUTS, scale_of, silence
+from ge2e_transforms.runs import Ints
 from ge2e_transforms.shard_files import LocalShards, StoreShards
 from ge2e_transforms.utterance_rows import PLACE_COLUMNS, RecordRow, UtteranceRows, joined, utterance_rows
 
 Values = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 NORMALIZE = ("none", "dataset", "utterance")
 ORDERS = ("index", "length")
@@ -122,7 +123,7 @@ class WholeUtterances:
         """
         check(isinstance(utterance_id, str), "utterance_id", utterance_id, "text")
         check(speaker_id is None or isinstance(speaker_id, str), "speaker_id", speaker_id, "text or None")
-        searched, label = self._everywhere(), None
+        searched, label = self._dataset.held_shards(), None
         if speaker_id is not None:
             split, label = self._speaker(speaker_id)
             searched = [(split, shard) for shard in self._shards_of(split, label)]
@@ -194,7 +195,9 @@ class WholeUtterances:
         framed = iter(self._files_of(split).read(list(itertools.chain(*rows))))
         for (places, utterance), own in zip(utterances, rows, strict=True):
             parsed = [parse_record(next(framed), row, self._where(split, row)) for row in own]
-            whole = self._join(split, places, utterance, own, parsed, pad_to)
+            label = int(places.label[utterance])
+            speaker, name, stored = self._joined(split, own[0], label, int(places.frames[utterance]), parsed)
+            whole = WholeUtterance(speaker, name, label, self._finish(stored, pad_to), len(stored))
             yield whole, [len(values) for values, _ in parsed]
 
     def _where(self, split: str, row: RecordRow) -> str:
@@ -206,29 +209,27 @@ class WholeUtterances:
                 self._files[split] = self._dataset.open_shards(split)
             return self._files[split]
 
-    def _join(
+    def _joined(
         self,
         split: str,
-        places: UtteranceRows,
-        utterance: int,
-        rows: Sequence[RecordRow],
+        first: RecordRow,
+        label: int,
+        frames: int,
         parsed: Sequence[tuple[npt.NDArray[Any], dict[str, str | int]]],
-        pad_to: int | None,
-    ) -> WholeUtterance:
-        """One utterance from its records, in the order spoken."""
-        label, frames = int(places.label[utterance]), int(places.frames[utterance])
+    ) -> tuple[str, str, npt.NDArray[Any]]:
+        """Ids of speaker and utterance, and stored values `[rows, bins]`, from the records in the order spoken."""
         parts, fields = zip(*parsed, strict=True)
         values = np.concatenate(parts)
         # What the records say of themselves: one utterance of this speaker, as long as the index says.
         identities = {tuple(entry.get(key) for key in _IDENTITY) for entry in fields}
         if len(identities) > 1 or {entry[2] for entry in identities} != {label} or len(values) != frames:
             raise CorruptRecordError(
-                f"{self._dataset.root}, split {split!r}, shard {rows[0].shard} at offset {rows[0].offset}: expected "
+                f"{self._dataset.root}, split {split!r}, shard {first.shard} at offset {first.offset}: expected "
                 f"one utterance of label {label} with {frames} rows, as the index says, got {len(values)} rows of "
                 f"(speaker, utterance, label) {sorted(map(str, identities))}: records and index are of two datasets"
             )
         ((speaker_id, utterance_id, _),) = identities
-        return WholeUtterance(str(speaker_id), str(utterance_id), label, self._finish(values, pad_to), frames)
+        return str(speaker_id), str(utterance_id), values
 
     def _finish(self, stored: npt.NDArray[Any], pad_to: int | None) -> Values:
         """Stored values `[rows, bins]` as they are given."""
@@ -248,20 +249,12 @@ class WholeUtterances:
     def _statistics(self, values: Values) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Mean and 1 / deviation per bin, `[bins]` each."""
         if self._normalize == "dataset":
-            stored = self._dataset.metadata["statistics"]
-            if not stored["frames"]:
-                raise DatasetError(
-                    f"{self._dataset.root} has no statistics, as it has no train frames: use normalize='utterance'"
-                )
-            mean, deviation = np.array(stored["mean"]), np.array(stored["std"])
+            mean, deviation = self._dataset.statistics("use normalize='utterance'")
         else:
             mean, deviation = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
         return mean, scale_of(mean, deviation)
 
     # Finding one utterance.
-
-    def _everywhere(self) -> list[tuple[str, int]]:
-        return [(split, shard) for split in self._dataset.splits for shard in range(len(self._dataset.shards(split)))]
 
     def _table(self, split: str, shard: int) -> pa.Table:
         """Places and ids of a shard; those used last are kept, within a limit."""

@@ -1,6 +1,6 @@
 """Shards held in memory while batches are made from them alone: for cold disks and stores, read from end to end.
 
-It must not know which shards belong together, or how batches are made.
+It must not know which shards belong together, or how batches are made. What is held are the bytes as stored.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Window:
         files: LocalShards | StoreShards,
         sizes: Sequence[int],
         shards: Sequence[int],
-        spare: list[npt.NDArray[np.uint8]] | None = None,
+        spare: list[npt.NDArray[np.uint8]],
     ) -> None:
-        self._spare = [] if spare is None else spare
+        self._spare = spare
         self._buffers = [_buffer(sizes[shard], self._spare) for shard in shards]
         views = [memoryview(buffer)[: sizes[shard]] for buffer, shard in zip(self._buffers, shards, strict=True)]  # type: ignore[arg-type]
         with ThreadPoolExecutor(_READERS, "ge2e-shard") as pool:

@@ -19,8 +19,8 @@ from synth import small_corpus, tone, write
 
 from ge2e_transforms import schema
 from ge2e_transforms.config import Recipe
-from ge2e_transforms.dataset import Dataset, SplitIndex, speaker_id_mapping
-from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
+from ge2e_transforms.dataset import Dataset, speaker_id_mapping
+from ge2e_transforms.errors import ConfigError, DatasetError
 from ge2e_transforms.loader import BatchLoader
 from ge2e_transforms.records import decode_example, read_records
 from ge2e_transforms.verify import verify
@@ -73,6 +73,20 @@ def test_shards_are_listed_in_order_with_the_empty_one(made):
     assert [path.name[-14:] for path in paths] == [f"{n}-of-00004.tfrecord"[-14:] for n in range(4)]
     assert [path.exists() for path in paths] == [True, True, True, False]
     assert not (made / schema.shard_files(entries[3]["base"])[1]).exists()
+    held = [("train", 0), ("train", 1), ("train", 2)]
+    assert [place for place in dataset.held_shards() if place[0] == "train"] == held
+    assert all(dataset.shards(split)[shard]["records"] for split, shard in dataset.held_shards())
+    assert {split for split, _ in dataset.held_shards()} == {"train", "test"}
+
+
+def test_statistics_are_those_of_metadata_or_refused_with_the_advice(made, damaged):
+    mean, deviation = Dataset.open(made).statistics("unused")
+    stored = Dataset.open(made).metadata["statistics"]
+    assert (mean.tolist(), deviation.tolist()) == (stored["mean"], stored["std"])
+    assert mean.dtype == deviation.dtype == np.float64 and mean.shape == (RECIPE.feature.n_mels,)
+    edit(damaged, statistics={**stored, "frames": 0, "mean": [], "std": []})
+    with pytest.raises(DatasetError, match=r"no train frames: use another$"):
+        Dataset.open(damaged).statistics("use another")
 
 
 def test_the_index_leads_to_the_values(made):
@@ -127,51 +141,6 @@ def test_the_index_is_a_plain_arrow_file(made):
         assert reader.num_record_batches == 1
         assert reader.schema.equals(schema.split_index_schema())
         assert reader.get_batch(0)["label"].to_pylist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-
-
-# Records of 3, 2 | none | 4, 1, 1 rows of 5 bytes.
-BY_HAND = {"offset": [0, 40, 0, 50, 81], "frames": [3, 2, 4, 1, 1]}
-SHARDS_BY_HAND = [
-    {"records": 2, "records_bytes": 77},
-    {"records": 0, "records_bytes": 0},
-    {"records": 3, "records_bytes": 111},
-]
-
-
-def test_places_follow_from_the_shards_and_the_offset_of_the_next_record():
-    columns = {"offset": np.array(BY_HAND["offset"]), "frames": np.array(BY_HAND["frames"], dtype=np.int32)}
-    index = SplitIndex(columns, SHARDS_BY_HAND, row_bytes=5)
-    assert len(index) == 5
-    assert index.first_rows.tolist() == [0, 2, 2, 5]
-    assert index.shard(np.arange(5)).tolist() == [0, 0, 2, 2, 2]
-    places = index.places(np.arange(5))
-    assert places.shard.tolist() == [0, 0, 2, 2, 2]
-    assert places.offset.tolist() == [0, 40, 0, 50, 81]
-    assert places.length.tolist() == [40, 37, 50, 31, 30]
-    # The values end 4 bytes, a checksum, before the record does.
-    assert places.payload.tolist() == [40 - 4 - 15, 77 - 4 - 10, 50 - 4 - 20, 81 - 4 - 5, 111 - 4 - 5]
-    assert {array.dtype for array in places} == {np.dtype(np.int64)}
-
-
-@pytest.mark.parametrize("kind", [np.int32, np.int64])
-def test_places_of_any_rows_in_any_order(kind):
-    index = SplitIndex({name: np.array(values) for name, values in BY_HAND.items()}, SHARDS_BY_HAND, row_bytes=5)
-    places = index.places(np.array([4, 1, 1, 2], dtype=kind))
-    assert [values.tolist() for values in places] == [
-        [2, 0, 0, 2],
-        [81, 40, 40, 0],
-        [30, 37, 37, 50],
-        [102, 63, 63, 26],
-    ]
-    assert [len(values) for values in index.places(np.zeros(0, dtype=kind))] == [0, 0, 0, 0]
-
-
-def test_places_and_lengths_beyond_2_gib():
-    """`frames` has 32 bits, the bytes of a record may need more."""
-    size = 3 << 30
-    columns = {"offset": np.array([0, size]), "frames": np.array([2**20, 2**20], dtype=np.int32)}
-    index = SplitIndex(columns, [{"records": 2, "records_bytes": 2 * size}], row_bytes=3000)
-    assert index.places(np.arange(2)).payload.tolist() == [size - 4 - 3000 * 2**20, 2 * size - 4 - 3000 * 2**20]
 
 
 def check_nothing(index, shards):
@@ -558,16 +527,6 @@ def test_numbers_that_no_writer_gives_are_refused_when_the_index_is_opened(damag
     write_index(table.set_column(place, field, pa.array(column, field.type)), path)
     agree(damaged)
     assert refused(damaged).startswith(": expected frames that add up to those of the shards in metadata.json")
-
-
-@pytest.mark.parametrize("offset", [-1, 20, 60, 1 << 62])
-def test_a_record_without_room_is_refused_before_it_is_read(offset):
-    """A read of as many bytes was asked for, or of bytes of another record."""
-    columns = {"offset": np.array([0, offset, 0, 50, 81]), "frames": np.array(BY_HAND["frames"], dtype=np.int32)}
-    index = SplitIndex(columns, SHARDS_BY_HAND, row_bytes=5)
-    with pytest.raises(CorruptRecordError, match=r"row [01] of a split's index says .* no room before the next record"):
-        index.places(np.arange(2))
-    assert index.places(np.arange(2, 5)).offset.tolist() == [0, 50, 81]
 
 
 def test_a_speakers_table_without_a_label_of_the_index_is_told(damaged):

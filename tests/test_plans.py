@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import multiprocessing
+import os
 import threading
 from pathlib import Path
 
@@ -100,6 +101,35 @@ def _plan_elsewhere(folder: Path, queue: multiprocessing.Queue) -> None:
     sampler = Counting()
     plan = Plans(sampler, "x", folder).get(0, 0)
     queue.put((sampler.made, int(plan.table.sum())))
+
+
+class Forking(Counting):
+    """Forks a process while it makes a plan, as a program may in another thread; it lives until it is told to end."""
+
+    def plan(self, epoch: int, part: int = 0) -> sampling.Plan:
+        reader, self.end = os.pipe()
+        self.child = os.fork()
+        if not self.child:
+            os.close(self.end)
+            os.read(reader, 1)
+            os._exit(0)
+        os.close(reader)
+        return super().plan(epoch, part)
+
+
+def test_a_process_forked_while_a_plan_is_made_does_not_keep_its_lock(tmp_path: Path) -> None:
+    """It holds a copy of the descriptor: closing ours left the folder locked until that process ended."""
+    forking, other = Forking(), Counting()
+    Plans(forking, "x", tmp_path).get(0, 0)
+    waiting = threading.Thread(target=Plans(other, "x", tmp_path).get, args=(1, 0))
+    waiting.start()
+    waiting.join(10)
+    waits = waiting.is_alive()
+    os.close(forking.end)
+    os.waitpid(forking.child, 0)
+    waiting.join()
+    assert not waits
+    assert other.made == [(1, 0)]
 
 
 def test_processes_share_plans_and_leave_the_folder_alone():

@@ -361,6 +361,6 @@ def test_crops_from_a_window_in_memory_are_those_of_the_files(tmp_path: Path):
         reader = make(tmp_path / check, records, check_crc=check)
         dataset = Dataset.open(tmp_path / check)
         sizes = [entry["records_bytes"] for entry in dataset.shards("train")]
-        window = Window(reader.files, sizes, range(4))
+        window = Window(reader.files, sizes, range(4), [])
         numbers, starts = np.array([5, 0, 7, 5]), np.array([3, 10, 0, 4])
         assert np.array_equal(reader.read(numbers, starts, 20, window), reader.read(numbers, starts, 20))

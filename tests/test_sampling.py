@@ -339,13 +339,6 @@ def test_plan_does_not_depend_on_the_size_of_its_chunks(monkeypatch: pytest.Monk
     assert np.array_equal(whole.starts, parts.starts)
 
 
-def test_labels_of_a_batch_stand_in_runs():
-    plan = Plan(np.zeros((2, 15), np.int32), 2)
-    plan.labels[:] = [[4, 9], [9, 7]]
-    assert plan.batch_labels(1).tolist() == [9, 9, 9, 7, 7, 7]
-    assert plan.batch_labels(1).dtype == np.int64
-
-
 def test_fewer_speakers_than_seats_is_refused():
     with pytest.raises(SamplingError, match="Largest N for M=3: 2; largest M for N=4: none"):
         make([[[10]] * 3] * 2)

@@ -25,7 +25,7 @@ def files(tmp_path: Path) -> LocalShards:
 
 
 def test_bytes_come_from_memory(files: LocalShards):
-    window = Window(files, SIZES, [3, 5])
+    window = Window(files, SIZES, [3, 5], [])
     for path in files.paths:
         path.write_bytes(b"other")
     targets = [memoryview(bytearray(7)), memoryview(bytearray(2))]
