@@ -25,9 +25,9 @@ import numpy.typing as npt
 from ge2e_transforms import GE2EDatasetLoader
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import Ge2eError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 
 MOST_ROWS, MOST_COLUMNS = 16, 8  # of the picture; a larger batch could not be told apart
-BAND = {"logmel": "mel band", "mfcc": "coefficient", "raw": "sample"}
 SCALE = {"log10": "log10 power", "ln": "ln power", "none": "power"}
 
 
@@ -72,7 +72,7 @@ def draw(
         )
     for axis, (speaker, label, _) in zip(axes[:, 0], runs, strict=False):
         axis.set_title(f"{speaker} (label {label})", loc="left", fontsize=9)
-        axis.set_ylabel(BAND[recipe.feature.features], fontsize=8)
+        axis.set_ylabel(FEATURE_KINDS[recipe.feature.features].axis, fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("seconds", fontsize=8)
     figure.suptitle(title, y=1 - 0.2 / height)

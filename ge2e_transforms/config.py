@@ -15,6 +15,7 @@ from typing import Any
 
 from ge2e_transforms.checks import check, refuse_unknown
 from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.stages import AudioConfig, FeatureConfig, LevelConfig, SegmentConfig, VoiceConfig
 
 __all__ = [
@@ -106,7 +107,7 @@ class Recipe:
     @property
     def n_bins(self) -> int:
         """Width of a stored row: mel bands, cepstral coefficients, or 1 for raw samples."""
-        return {"logmel": self.feature.n_mels, "mfcc": self.feature.n_mfcc, "raw": 1}[self.feature.features]
+        return FEATURE_KINDS[self.feature.features].bins(self.feature)
 
     @property
     def dtype(self) -> str:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from ge2e_transforms.checks import check
 from ge2e_transforms.config import Recipe, samples_for
 from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.rng import Bits
 from ge2e_transforms.supply import SamplingOptions
 from ge2e_transforms.waveform_transform import Bindable, Waveforms, WaveformTransform
 
-FEATURES = (None, "logmel", "mfcc")
+FEATURES = (None, *(name for name, kind in FEATURE_KINDS.items() if kind.of_bands))
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class WaveformOptions:
     waveform_transform: WaveformTransform | Bindable | None = None
 
     def __post_init__(self) -> None:
-        check(self.features in FEATURES, "features", self.features, "None, 'logmel' or 'mfcc'")
+        expected = f"{', '.join(map(repr, FEATURES[:-1]))} or {FEATURES[-1]!r}"
+        check(self.features in FEATURES, "features", self.features, expected)
         given = self.waveform_transform
         usable = given is None or callable(given) or hasattr(given, "bind")
         check(

@@ -14,13 +14,13 @@ from typing import Any
 from ge2e_transforms.augmentation import ADDED
 from ge2e_transforms.errors import visible
 from ge2e_transforms.facts import facts, rows_of
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.licences import identifier_of, licence_of
 
 # A card with this line is ours, and is written anew with its dataset.
 MARKER = "<!-- Written by ge2e-features with the dataset; it is replaced as long as this line stands. -->"
 # What a card may have at most, so that a large file of somebody else is not read.
 MAX_BYTES = 1 << 20
-KINDS = {"logmel": "log-mel spectrograms", "mfcc": "MFCC", "raw": "waveforms (16-bit samples)"}
 BIOMETRIC = (
     "Features like these are biometric data: people can be recognised by them, and frames every 10 ms can be turned "
     "back into intelligible speech. Treat them as you treat the recordings: the same consent, the same access, "
@@ -73,9 +73,9 @@ def _front_matter(told: Mapping[str, Any]) -> str:
     def quoted(text: str) -> str:
         return json.dumps(text, ensure_ascii=False).replace("<", r"\u003c")
 
-    kind, named = KINDS[told["features"]], ", ".join(map(_cut, _listed(told["sources"])))
-    features = {"logmel": "log-mel", "mfcc": "mfcc", "raw": "waveform"}[told["features"]]
-    tags = ("speaker-verification", "speaker-recognition", "speech", "ge2e", "tfrecord", features)
+    features, named = FEATURE_KINDS[told["features"]], ", ".join(map(_cut, _listed(told["sources"])))
+    kind = features.title
+    tags = ("speaker-verification", "speaker-recognition", "speech", "ge2e", "tfrecord", features.tag)
     return "\n".join(
         [
             "---",
@@ -92,7 +92,7 @@ def _front_matter(told: Mapping[str, Any]) -> str:
 
 
 def _head(told: Mapping[str, Any]) -> str:
-    kind = KINDS[told["features"]]
+    kind = FEATURE_KINDS[told["features"]].title
     form = {
         "utterance": "whole utterances, each the voiced part of a recording",
         "windows": f"fixed windows of {told['crop_s']:g} s from the voiced parts of recordings",

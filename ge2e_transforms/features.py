@@ -19,6 +19,7 @@ import scipy.sparse
 from ge2e_transforms import filterbank, frames, spectrum
 from ge2e_transforms.config import Recipe, n_frames
 from ge2e_transforms.errors import ConfigError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.schema import PCM16_SCALE
 
 Frames: TypeAlias = npt.NDArray[np.float32]
@@ -190,12 +191,8 @@ class FeatureKernel:
         if config.log != "none":
             floor = np.float32(config.floor)
             mel = rounded_log(mel + floor if config.floor_kind == "add" else np.maximum(mel, floor), config.log)
-        if config.features == "mfcc":
-            import scipy.fft
-
-            cepstrum = scipy.fft.dct(mel.astype(np.float64), type=2, norm="ortho", axis=1)
-            return np.ascontiguousarray(cepstrum[:, : config.n_mfcc], dtype=np.float32)
-        return mel
+        of_bands = FEATURE_KINDS[config.features].of_bands
+        return mel if of_bands is None else of_bands(mel, config)
 
 
 def mel_filterbank(recipe: Recipe) -> scipy.sparse.csr_array:

@@ -16,6 +16,7 @@ import scipy.sparse
 from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import CorruptRecordError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.features import SCALES, mel_filterbank
 from ge2e_transforms.filterbank import window
 
@@ -32,6 +33,7 @@ _BLOCK = 512
 _MOST_POWER = 1e30
 # Keeps divisors above 0.
 _TINY = 1e-300
+_INVERSE = {name: kind.to_bands for name, kind in FEATURE_KINDS.items() if kind.to_bands}
 
 
 def waveform(values: Values, recipe: Recipe, iterations: int = ITERATIONS, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -56,7 +58,7 @@ def waveform(values: Values, recipe: Recipe, iterations: int = ITERATIONS, seed:
     """
     import librosa
 
-    check_one_of("features", recipe.feature.features, ("logmel", "mfcc"))
+    check_one_of("features", recipe.feature.features, tuple(_INVERSE))
     check_integer("iterations", iterations, 1, 1 << 16)
     check_integer("seed", seed, 0, 1 << 64)
     feature, ends = recipe.feature, _ends(recipe, len(values))
@@ -109,10 +111,7 @@ def mel_power(values: Values, recipe: Recipe) -> Powers:
     """
     config = recipe.feature
     bands = np.asarray(values, dtype=np.float64)
-    if config.features == "mfcc":
-        import scipy.fft
-
-        bands = scipy.fft.idct(bands, type=2, norm="ortho", n=config.n_mels, axis=1)
+    bands = _INVERSE[config.features](bands, config)
     if config.log != "none":
         with np.errstate(over="ignore"):
             power = np.exp(bands * {"ln": 1.0, "log10": math.log(10), "db": math.log(10) / 10}[config.log])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ge2e_transforms import schema
 from ge2e_transforms.errors import DatasetError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.records import DTYPES
 
 # Some hundred bytes a shard: room for more shards than a folder bears.
@@ -153,7 +154,7 @@ METADATA = Object(
         "batch_size": _integer(1),
         "counts": _COUNTS,
         "datasets": Every(_TEXT),
-        "features": _one_of(("logmel", "mfcc", "raw")),
+        "features": _one_of(tuple(FEATURE_KINDS)),
         "files": Every(_file(r".*\.tfrecord")),
         "files_created": _COUNT,
         "fingerprint": _SHA256,

@@ -19,6 +19,7 @@ from ge2e_transforms.checks import check_integer, check_one_of
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import ConfigError, CorruptRecordError, DatasetError
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.half_floats import widen
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
@@ -317,15 +318,9 @@ class Buffers:
 def silence(recipe: Recipe) -> Values:
     """The row, float32 `[bins]`, that is stored for a frame without any sound."""
     config = recipe.feature
-    row = np.zeros(recipe.n_bins, dtype=np.float32)
-    if config.features == "raw" or config.log == "none":
-        return row
-    level = config.logarithm(float(np.float32(config.floor)))
-    if config.features == "mfcc":
-        row[0] = level * math.sqrt(config.n_mels)  # an orthonormal DCT of a constant is in its first coefficient
-    else:
-        row[:] = level
-    return row.astype(recipe.dtype).astype(np.float32)
+    level = 0.0 if config.log == "none" else config.logarithm(float(np.float32(config.floor)))
+    row = FEATURE_KINDS[config.features].silent_row(level, config)
+    return row if config.features == "raw" else row.astype(recipe.dtype).astype(np.float32)
 
 
 def scale_of(mean: npt.NDArray[Any], deviation: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from ge2e_transforms.checks import Stage, check, check_number, check_one_of
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class LevelConfig(Stage):
 class FeatureConfig(Stage):
     """Waveform to features: framing, FFT, mel filterbank, logarithm.
 
-    features: 'logmel', 'mfcc' (orthonormal DCT-II of the log-mel) or 'raw' (the PCM16 waveform).
+    features: a kind of `feature_kinds`: 'logmel', 'mfcc' (orthonormal DCT-II of the log-mel) or 'raw' (the PCM16
+        waveform).
     window_ms, hop_ms, n_fft: 25 ms Hann window every 10 ms, zero-padded in its middle to 512 points, as
         in Wan et al. 2018 (GE2E) and as librosa does with win_length < n_fft.
     window_form: 'periodic', or 'symmetric', whose last weight is its first, as in Kaldi. 'povey' is Kaldi's default
@@ -152,7 +154,7 @@ class FeatureConfig(Stage):
     pre_emphasis_in: str = "utterance"
 
     def _check_values(self) -> None:
-        check_one_of("features", self.features, ("logmel", "mfcc", "raw"))
+        check_one_of("features", self.features, tuple(FEATURE_KINDS))
         check_number("pre_emphasis", self.pre_emphasis, 0, 1)
         check_number("dither", self.dither, 0, 1000)
         check_one_of("window", self.window, ("hann", "hamming", "blackman", "boxcar", "povey"))

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 
 from ge2e_transforms.config import PRESETS
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.splits import PlanConfig
 
 # What a job has unless its flags say otherwise: see `JobConfig`.
@@ -124,7 +125,7 @@ def add_recipe(group: argparse._ArgumentGroup, preset: str | None = "ge2e") -> N
     group.add_argument("--preset", choices=sorted(PRESETS), default=preset, help=start)
     form = "whole utterances, or fixed windows (default: the preset's)"
     group.add_argument("--segments", choices=("utterance", "windows"), help=form)
-    group.add_argument("--features", choices=("logmel", "mfcc", "raw"), help="default: the preset's")
+    group.add_argument("--features", choices=tuple(FEATURE_KINDS), help="default: the preset's")
     stored = "how values are stored (default: float32); raw is PCM16 and takes none"
     group.add_argument("--dtype", choices=("float32", "float16"), help=stored)
     setting = "any field of the recipe, such as n_mels=64 or f_max_hz=7600"

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ge2e_transforms import __version__, suspects
-from ge2e_transforms.data_card import BIOMETRIC, KINDS
+from ge2e_transforms.data_card import BIOMETRIC
 from ge2e_transforms.dataset import Dataset, speaker_names
 from ge2e_transforms.eligibility import eligible, epoch, grid, supplied
 from ge2e_transforms.errors import visible
 from ge2e_transforms.facts import facts, rows_of
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.licences import licence_of
 from ge2e_transforms.metadata import require_complete
 from ge2e_transforms.samples import Row, Sample, Samples, at_floor, clipped
@@ -97,7 +98,7 @@ def contents_of(dataset: Dataset, seed: int, utterances: Sequence[str]) -> dict[
         "facts": facts(metadata),
         "rows": rows_of(facts(metadata)),
         "clean": _clean(summary, facts(metadata)),
-        "kind": KINDS[metadata["features"]],
+        "kind": FEATURE_KINDS[metadata["features"]].title,
         "biometric": BIOMETRIC.replace("`", ""),
         "sizes": _sizes(dataset, summary),
         "sources": summary.sources,

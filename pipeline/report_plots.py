@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ge2e_transforms.config import Recipe
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.histogram import Histogram
 from ge2e_transforms.summary import SourceSummary
 
@@ -60,7 +61,6 @@ _STYLE = {
 }
 _NAME = 14  # signs of a split in a legend
 _SHOWN_S = 6.0  # of a record
-_AXES = {"logmel": "mel band", "mfcc": "coefficient", "raw": "amplitude"}
 
 
 def crops(by_split: Mapping[str, Ints]) -> str:
@@ -153,7 +153,7 @@ def bins(sources: Sequence[SourceSummary], features: str) -> str:
             if len(sources) == 1:
                 axes.fill_between(place, mean - deviation, mean + deviation, alpha=0.18, color=_colour(number), lw=0)
             axes.plot(place, mean, color=_colour(number), marker="." * (len(place) < 4))
-        axes.set(xlabel=_AXES[features], ylabel="value")
+        axes.set(xlabel=FEATURE_KINDS[features].axis, ylabel="value")
 
     return _figure("bins", draw)
 
@@ -194,7 +194,7 @@ def record(
 
     def draw(axes: Axes) -> None:
         axes.grid(False)
-        axes.set(xlabel="seconds", ylabel=_AXES[recipe.feature.features])
+        axes.set(xlabel="seconds", ylabel=FEATURE_KINDS[recipe.feature.features].axis)
         if recipe.feature.features == "raw":
             steps = np.array_split(part[:, 0], min(len(part), 600))
             low, high = [step.min() for step in steps], [step.max() for step in steps]

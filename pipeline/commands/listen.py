@@ -21,6 +21,7 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.dataset import Dataset
 from ge2e_transforms.errors import MissingExtraError
 from ge2e_transforms.extractor import to_pcm16
+from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.whole import WholeUtterances
 from pipeline.commands.results import place_of_result, write_result
 from pipeline.commands.terminal import Terminal
@@ -110,8 +111,9 @@ def _made(recipe: Recipe, iterations: int, seed: int) -> Iterator[str]:
     if feature.features == "raw":
         yield "the stored samples"
     else:
+        axis = FEATURE_KINDS[feature.features].axis
         what = f"{feature.n_mels} mel bands"
-        what = what if feature.features == "logmel" else f"{feature.n_mfcc} coefficients of {what}"
+        what = what if feature.features == "logmel" else f"{recipe.n_bins} {axis}s of {what}"
         yield f"{what} inverted, {iterations} iterations of Griffin-Lim, seed {seed}"
     levels = feature.features != "raw" and recipe.level.level_dbfs is not None
     done = {"set": "set", "raise": "raised"}[recipe.level.level_mode]
