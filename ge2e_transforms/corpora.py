@@ -13,9 +13,10 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from ge2e_transforms.corpus_kinds import NO_SPLITS, OF_TREES, SOURCE, CorpusKind
 from ge2e_transforms.errors import DataError, ManifestError
 from ge2e_transforms.list_files import table
 from ge2e_transforms.tree_scan import File, folder_of, matches
@@ -258,3 +259,71 @@ def _row(folder: Path, file: File, fields: Mapping[str, str], source: str, names
         session_id=session,
         bytes=file.size,
     )
+
+
+def _libri_kind(title: str, scan: Callable[..., Iterator[Utterance]]) -> CorpusKind:
+    name = title.lower()
+    notes = (
+        f"train-*, dev-* and test-* become the splits train, valid and test. Namespace: libri.\n\nexamples:\n"
+        f"  ge2e manifest {name} /corpora/{title} -o {name}.csv\n"
+        f"  ge2e manifest {name} /corpora/{title}/train-clean-100 --no-splits -o part.csv.gz\n"
+        f"  ge2e manifest {name} /corpora/{title} --subset train-clean-100 --limit_speakers 100 -o trial.csv\n"
+    )
+    return CorpusKind(
+        *(name, f"{title} as it is unpacked", notes),
+        lambda given: scan(given.root, {} if given.no_splits else None, given.namespace or "libri"),
+        {**OF_TREES, **NO_SPLITS},
+    )
+
+
+def _voxceleb_kind(version: int, form: str) -> CorpusKind:
+    notes = f"""\
+ROOT holds dev/{form[:3]}/<speaker>/<video>/<number>, and test likewise; one of these folders will do. The video is the
+session. dev becomes the split train, test the split test. Namespace: voxceleb, of both versions.
+
+examples:
+  ge2e manifest voxceleb{version} /corpora/VoxCeleb{version} -o vox{version}.csv
+  ge2e manifest voxceleb{version} /corpora/VoxCeleb{version} --table vox{version}_meta.csv --headers -o vox{version}.csv
+"""
+    table = f"identity table that says who is dev and test (default: ROOT/vox{version}_meta.csv, if it is there)"
+    return CorpusKind(
+        *(f"voxceleb{version}", f"VoxCeleb{version}: {form}", notes),
+        lambda given: voxceleb(given.root, version, given.table, not given.no_splits, given.namespace or "voxceleb"),
+        {**OF_TREES, "--table": {"default": "", "metavar": "FILE", "help": table}, **NO_SPLITS},
+    )
+
+
+_VCTK_NOTES = """\
+Namespace: vctk. The corpus has no splits.
+
+examples:
+  ge2e manifest vctk /corpora/VCTK-Corpus-0.92 -o vctk.csv
+  ge2e manifest vctk /corpora/VCTK-Corpus-0.92 --mic 2 -o vctk-mic2.csv
+"""
+_MIC = {"type": int, "choices": (1, 2), "default": 1, "help": "which microphone (default: 1)"}
+_PATTERN_NOTES = """\
+fields: {speaker} (needed), {session}, {utterance}, {subset}, {split}, {source}, and {any} for what does not
+matter; * stands for any characters within a name. A field takes as few characters as will do. Namespace: the source.
+
+examples:
+  ge2e manifest pattern /corpora/mine --pattern '{speaker}/{session}/{utterance}.wav' -o mine.csv
+  ge2e manifest pattern /corpora/calls --source calls --pattern '*/{speaker}/{utterance}_left.flac' -o calls.csv
+"""
+_PATTERN = {"required": True, "help": "paths below ROOT, such as '{speaker}/{utterance}.wav'"}
+
+KINDS = (
+    _libri_kind("LibriSpeech", librispeech),
+    _libri_kind("LibriTTS", libritts),
+    _voxceleb_kind(1, "wav"),
+    _voxceleb_kind(2, "aac (.m4a, which needs PyAV) or wav"),
+    CorpusKind(
+        *("vctk", "VCTK 0.92: wav48_silence_trimmed", _VCTK_NOTES),
+        lambda given: vctk(given.root, given.mic, given.namespace or "vctk"),
+        {**OF_TREES, "--mic": _MIC},
+    ),
+    CorpusKind(
+        *("pattern", "any tree of files, by a pattern of their paths", _PATTERN_NOTES),
+        lambda given: pattern(given.root, given.pattern, given.source, given.namespace),
+        {**OF_TREES, "--pattern": _PATTERN, **SOURCE},
+    ),
+)

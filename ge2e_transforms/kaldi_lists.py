@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ge2e_transforms.corpus_kinds import OF_LISTS, CorpusKind, list_options
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.list_files import UNSAID, ListOptions, Place, checked, placed, seconds, text_lines
 from ge2e_transforms.utterance import Utterance, shown
@@ -144,3 +145,21 @@ def _channel(place: Place, text: str) -> int:
     if not text.isdecimal():
         raise ManifestError(f"{place}: channel={shown(text)}: expected a whole number from 0")
     return int(text)
+
+
+_NOTES = """\
+Commands and places in arks are refused, with the line that holds the first; nothing is run.
+
+examples:
+  ge2e manifest kaldi data/train --source callhome --split train -o callhome.csv
+  ge2e manifest kaldi /egs/sre16/v2/data/train --root /egs/sre16/v2 --source sre --headers -o sre.csv
+"""
+_FOLDER = {"metavar": "FOLDER", "help": "with wav.scp, utt2spk or spk2utt, and perhaps segments"}
+
+KINDS = (
+    CorpusKind(
+        *("kaldi", "a Kaldi data directory", _NOTES),
+        lambda given: kaldi(given.folder, list_options(given)),
+        {**OF_LISTS, "folder": _FOLDER},
+    ),
+)

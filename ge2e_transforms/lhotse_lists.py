@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ge2e_transforms.corpus_kinds import OF_LISTS, CorpusKind, list_options
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.list_files import UNSAID, ListOptions, Place, checked, json_lines, placed, seconds, text_of
 from ge2e_transforms.utterance import Utterance, is_url, shown
@@ -148,3 +149,19 @@ def _supervised(
         offset_s=None if whole else start,
         duration_s=duration,
     )
+
+
+_NOTES = """\
+examples:
+  ge2e manifest lhotse yesno_recordings_train.jsonl.gz yesno_supervisions_train.jsonl.gz --source yesno -o y.csv
+  ge2e manifest lhotse cuts.jsonl.gz --source yesno -o yesno.csv
+"""
+_FILES = {"nargs": "+", "metavar": "FILE", "help": ".jsonl or .jsonl.gz, in any order"}
+
+KINDS = (
+    CorpusKind(
+        *("lhotse", "recordings with supervisions, or cuts, of Lhotse", _NOTES),
+        lambda given: lhotse(given.files, list_options(given)),
+        {**OF_LISTS, "files": _FILES},
+    ),
+)

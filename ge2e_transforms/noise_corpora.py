@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ge2e_transforms.corpus_kinds import OF_TREES, CorpusKind
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.list_files import Place, text_lines
 from ge2e_transforms.tree_scan import File, folder_of, matches
@@ -212,3 +213,35 @@ def _tell(folder: Path, by_name: Sequence[str], left_out: Sequence[str], absent:
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(map(ascii, names[:_SHOWN]))
+
+
+_MUSAN_NOTES = """\
+Subsets: noise, music, and speech, of which babble is made. The session is the collection; each recording is
+a speaker of its own. Namespace: musan.
+
+examples:
+  ge2e manifest musan /corpora/musan --headers -o musan.csv
+  ge2e manifest musan /corpora/musan --subset noise --subset music -o musan.csv
+"""
+_RIRS_NOTES = """\
+Subsets: smallroom, mediumroom and largeroom (simulated rooms), real (responses of real rooms, channel 0), isotropic
+(noises of real rooms, channel 0) and pointsource (noises). For the speaker stands the room, for noises the recording.
+Namespace: rirs_noises.
+
+examples:
+  ge2e manifest rirs /corpora/RIRS_NOISES -o rirs.csv
+  ge2e manifest rirs /corpora/RIRS_NOISES --subset smallroom --subset mediumroom --max_utterances 10 -o rooms.csv
+"""
+
+KINDS = (
+    CorpusKind(
+        *("musan", "MUSAN (OpenSLR 17): noise, music and speech for augmentation", _MUSAN_NOTES),
+        lambda given: musan(given.root, given.namespace or "musan"),
+        OF_TREES,
+    ),
+    CorpusKind(
+        *("rirs", "RIRS_NOISES (OpenSLR 28): rooms and noises for augmentation", _RIRS_NOTES),
+        lambda given: rirs(given.root, given.namespace or "rirs_noises"),
+        OF_TREES,
+    ),
+)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ge2e_transforms.corpus_kinds import NO_SPLITS, OF_TREES, SOURCE, CorpusKind
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.list_files import Place, below, checked, json_lines, seconds, table, text_of
 from ge2e_transforms.tree_scan import AUDIO_ENDINGS, files_below, folder_of
@@ -187,3 +188,44 @@ def _part_of(path: str) -> tuple[str, str]:
             if word in _HUB_SPLITS:
                 return name, _HUB_SPLITS[word]
     return "", ""
+
+
+_COMMON_VOICE_NOTES = """\
+train, dev and test become the splits train, valid and test. Namespace: common_voice. A client may be several people.
+
+examples:
+  ge2e manifest common_voice /corpora/cv-corpus-17.0-2024-03-15 -o cv.csv
+  ge2e manifest common_voice /corpora/cv-corpus-17.0-2024-03-15/it --list validated --min_utterances 10 -o it.csv
+"""
+_LIST = {
+    "action": "append",
+    "default": [],
+    "metavar": "NAME",
+    "help": "table to take, such as validated; may be repeated (default: train, dev and test)",
+}
+_AUDIOFOLDER_NOTES = """\
+With metadata.csv or metadata.jsonl a column says who speaks; without, the folder that a file lies in does. Folders
+named train, validation and test become splits. Namespace: the source.
+
+examples:
+  ge2e manifest audiofolder /corpora/hub -o hub.csv
+  ge2e manifest audiofolder /corpora/hub --speaker_column reader --source hub -o hub.csv
+"""
+_COLUMN = {
+    "default": "",
+    "metavar": "NAME",
+    "help": "column of speakers (default: speaker_id, speaker, spk_id or client_id)",
+}
+
+KINDS = (
+    CorpusKind(
+        *("common_voice", "Common Voice: one language, or all that lie below", _COMMON_VOICE_NOTES),
+        lambda given: common_voice(given.root, given.list, not given.no_splits, given.namespace or "common_voice"),
+        {**OF_TREES, "--list": _LIST, **NO_SPLITS},
+    ),
+    CorpusKind(
+        *("audiofolder", "an audiofolder of the Hugging Face Hub", _AUDIOFOLDER_NOTES),
+        lambda given: audiofolder(given.root, given.speaker_column, given.source, given.namespace, not given.no_splits),
+        {**OF_TREES, "--speaker_column": _COLUMN, **SOURCE, **NO_SPLITS},
+    ),
+)

@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ge2e_transforms.corpus_kinds import OF_LISTS, CorpusKind, list_options
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.kaldi_lists import kaldi, plain_path
 from ge2e_transforms.list_files import (
@@ -193,3 +194,46 @@ def _piece(place: Place, row: dict[str, str], rate_hz: int) -> tuple[float | Non
     if start == 0 and whole and abs(stop - whole) < 0.5 / rate_hz:
         return None, whole
     return start, round(stop - start, 6)
+
+
+_NEMO_NOTES = """\
+examples:
+  ge2e manifest nemo train.json --source voxceleb2 --namespace voxceleb --split train -o vox2.csv
+"""
+_WESPEAKER_NOTES = """\
+examples:
+  ge2e manifest wespeaker data/vox2_dev/raw.list --source voxceleb2 --namespace voxceleb -o vox2.csv
+  ge2e manifest wespeaker data/vox2_dev/shard.list --source voxceleb2 --namespace voxceleb -o vox2.csv
+"""
+_SPEECHBRAIN_NOTES = """\
+examples:
+  ge2e manifest speechbrain results/save/train.csv --data_root /corpora/VoxCeleb1 --source voxceleb1 -o vox1.csv
+"""
+_NEMO_FILE = {"metavar": "FILE", "help": "audio_filepath, and label or speaker, in each line"}
+_WESPEAKER_FILE = {"metavar": "FILE", "help": "the list, or the folder with wav.scp and utt2spk"}
+_FILE = {"metavar": "FILE", "help": "the list"}
+_DATA_ROOT = {"default": "", "metavar": "FOLDER", "help": "what stands for $data_root in paths"}
+_RATE = {
+    "type": int,
+    "default": SPEECHBRAIN_RATE_HZ,
+    "metavar": "HZ",
+    "help": "samples a second that start and stop count in (default: %(default)s, as in the recipe for VoxCeleb)",
+}
+
+KINDS = (
+    CorpusKind(
+        *("nemo", "a manifest of NVIDIA NeMo: JSON Lines", _NEMO_NOTES),
+        lambda given: nemo(given.file, list_options(given)),
+        {**OF_LISTS, "file": _NEMO_FILE},
+    ),
+    CorpusKind(
+        *("wespeaker", "a raw.list, shard.list or folder of wespeaker", _WESPEAKER_NOTES),
+        lambda given: wespeaker(given.file, list_options(given)),
+        {**OF_LISTS, "file": _WESPEAKER_FILE},
+    ),
+    CorpusKind(
+        *("speechbrain", "a CSV of SpeechBrain: ID, wav, spk_id, start, stop", _SPEECHBRAIN_NOTES),
+        lambda given: speechbrain(given.file, list_options(given), given.data_root, given.rate_hz),
+        {**OF_LISTS, "file": _FILE, "--data_root": _DATA_ROOT, "--rate_hz": _RATE},
+    ),
+)

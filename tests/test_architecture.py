@@ -38,6 +38,7 @@ ORDER = [
     "pattern_proposal",
     "tree_scan",
     "list_files",
+    "corpus_kinds",
     "corpora",
     "tabled_corpora",
     "noise_corpora",
@@ -444,7 +445,7 @@ def test_every_file_has_its_tests():
     # utterances with whole, indexes of archives with archives, Parquet with manifest; splits, layout and what stands
     # with planning and growth; what an audit keeps with the audit; facts with `ge2e inspect`, licences with the data
     # card, histograms with the summary; scans of trees with corpora, reading of lists with the lists of toolkits;
-    # examples with the stream, and with what is done to them.
+    # examples with the stream, and with what is done to them; kinds of corpora with `ge2e manifest`.
     without = {
         "errors",
         "checks",
@@ -472,5 +473,6 @@ def test_every_file_has_its_tests():
         "histogram",
         "tree_scan",
         "list_files",
+        "corpus_kinds",
     }
     assert {path.stem for path in LIBRARY if path.stem not in without and f"test_{path.stem}.py" not in names} == set()

@@ -16,7 +16,7 @@ import synth
 
 from ge2e_transforms.errors import ManifestError
 from ge2e_transforms.manifest import Utterance, read_rows
-from pipeline.commands import manifest
+from pipeline.commands import manifest, manifest_kinds
 
 
 def ge2e(*arguments: str) -> int:
@@ -127,11 +127,12 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert "required" in capsys.readouterr().err
 
 
-KINDS = (
-    *("librispeech", "libritts", "voxceleb1", "voxceleb2", "vctk", "common_voice", "audiofolder", "pattern"),
-    *("musan", "rirs"),
-    *("kaldi", "lhotse", "nemo", "wespeaker", "speechbrain", "list"),
-)
+KINDS = [kind.name for kind in manifest_kinds.kinds()]
+
+
+def test_kinds_are_told_apart() -> None:
+    assert len(KINDS) == len(set(KINDS)) >= 16
+    assert {"librispeech", "voxceleb2", "common_voice", "pattern", "musan", "kaldi", "nemo", "list"} <= set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
