@@ -30,8 +30,7 @@ speed: [0.9]
 
 
 def sounds(folder: Path, text: str = EVERYTHING, broken: int = 0) -> Path:
-    """Four recordings of noise, music and speech each, two rooms, and the `augment.yaml` of this text, whose path is
-    returned.
+    """Four recordings of noise, music and speech each, two rooms, and the `augment.yaml` of this text; gives its path.
 
     The first so many recordings of noise are no audio.
     """

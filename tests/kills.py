@@ -94,6 +94,8 @@ def worker_environment(folders: Sequence[str], moment: Moment, log: str, once: s
 
 
 class Operation(NamedTuple):
+    """What a stage does to a file, and when."""
+
     seconds: float
     name: str
     path: str

@@ -51,6 +51,8 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 class Request(NamedTuple):
+    """A request as it came in."""
+
     method: str
     path: str  # without query, unquoted
     range: str  # 'bytes=0-9', or '' for all

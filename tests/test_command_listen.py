@@ -50,6 +50,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Datasets(Protocol):
+    """Gives a dataset by the name of its recipe."""
+
     def __call__(self, name: str) -> Path: ...
 
 

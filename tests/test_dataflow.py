@@ -415,6 +415,8 @@ def test_a_template_of_another_runner_is_refused(tmp_path: Path) -> None:
 
 
 class Replayed(NamedTuple):
+    """What a replayed job left behind."""
+
     dataset: Path
     printed: str
     status: int

@@ -51,6 +51,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Answers as a mirror of the corpus does, and as it may do wrong."""
+
     server: Server
 
     def log_message(self, *_: Any) -> None:

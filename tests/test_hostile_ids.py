@@ -59,6 +59,8 @@ OWN_NAMES = re.compile(rf"metadata\.json|README\.md|failed-[0-9a-f]+\.json|{sche
 
 
 class Made(NamedTuple):
+    """A dataset, and what its rows were told."""
+
     dataset: Dataset
     rows: list[tuple[str, str, str, str, str]]  # speaker, utterance, session, subset, source
 

@@ -17,6 +17,8 @@ RECIPE = PRESETS["ge2e"]
 
 
 class Record(NamedTuple):
+    """A record of a shard, in the order of the shard."""
+
     label: int
     utterance: int
     session: str

@@ -14,6 +14,8 @@ LIMIT_S = 30
 
 
 class Object:
+    """A file of a store."""
+
     def __init__(self, store: Store, name: str) -> None:
         self.size, self._store, self._name = store.sizes[name], store, name
 

@@ -81,6 +81,8 @@ def test_large_samples_are_finite_although_their_sum_is_not() -> None:
 
 
 class Bound:
+    """A transform that has to know the recipe."""
+
     def bind(self, recipe: Any) -> Any:
         return recipe.audio.sample_rate_hz if recipe is not PRESETS["ge2e"] else as_doubles
 

@@ -15,7 +15,7 @@ CONFIG = AudioConfig()
 
 
 def test_mp3_of_variable_bitrate_without_a_header_is_not_cut_by_an_estimate() -> None:
-    """libsndfile takes the bitrate of the first frame for that of all: it returned 149,328 of 321,408 samples."""
+    """Takes the bitrate of the first frame for that of all: it returned 149,328 of 321,408 samples."""
     loud, quiet = synth.speechlike(1, 4.0), 1e-3 * synth.speechlike(2, 16.0)
     data = synth.encoded(np.concatenate([loud, quiet]), 16000, "MP3")
     frame = containers._mpeg_frame(data[:4])
@@ -28,7 +28,7 @@ def test_mp3_of_variable_bitrate_without_a_header_is_not_cut_by_an_estimate() ->
 
 
 def test_constant_bitrate_behind_an_id3_tag_is_not_called_damaged() -> None:
-    """libsndfile counts the tag as frames: it stated 324,700 samples where 321,408 can be decoded."""
+    """Counts the tag as frames: it stated 324,700 samples where 321,408 can be decoded."""
     data = synth.encoded(synth.speechlike(1, 2.0), 16000, "MP3")
     frame = containers._mpeg_frame(data[:4])
     assert frame is not None
@@ -38,7 +38,7 @@ def test_constant_bitrate_behind_an_id3_tag_is_not_called_damaged() -> None:
 
 
 def test_ogg_pages_that_fail_their_checksum_are_not_left_out() -> None:
-    """libsndfile returned 48,640 of 64,000 samples, the others spliced, for one changed bit."""
+    """Returned 48,640 of 64,000 samples, the others spliced, for one changed bit."""
     data = bytearray(synth.encoded(synth.speechlike(1, 4.0), 16000, "OGG", "VORBIS"))
     data[len(data) // 2] ^= 1
     with pytest.raises(CorruptAudioError, match="fails its checksum"):

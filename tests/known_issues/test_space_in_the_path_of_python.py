@@ -1,5 +1,7 @@
-"""Beam starts local worker processes by a shell with the path of Python unquoted: a job under a path with a space
-waited for its workers without end."""
+"""Beam starts local worker processes by a shell with the path of Python unquoted.
+
+A job under a path with a space waited for its workers without end.
+"""
 
 from __future__ import annotations
 
