@@ -8,6 +8,7 @@ usage() {
 usage:
   ./run_local.sh                            demo: make a small corpus, compute its features, verify, show one batch
   ./run_local.sh MANIFEST OUTPUT [flags]    the same with your own speech; flags go to `ge2e run`
+  ./run_local.sh check                      format, lint (docstrings too) and types, without changing anything
   ./run_local.sh test [pytest arguments]    run the test suite
   ./run_local.sh docs                       build the pages of docs/ into build/docs
   ./run_local.sh install [test|docs]        only make the environment (that of the test suite, of the pages)
@@ -93,6 +94,16 @@ features() {
   "$venv/bin/python" "$repo/examples/show_batch.py" "$output" --picture "$picture"
 }
 
+check() {
+  cd "$repo"
+  say "format"
+  "$venv/bin/ruff" format --check .
+  say "lint"
+  "$venv/bin/ruff" check .
+  say "types"
+  "$venv/bin/mypy"
+}
+
 # Any warning is an error; nothing is fetched.
 docs() {
   cd "$repo"
@@ -113,6 +124,10 @@ case "${1-demo}" in
   demo)
     install demo
     demo
+    ;;
+  check)
+    install test
+    check
     ;;
   test)
     shift

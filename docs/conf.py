@@ -55,6 +55,7 @@ nitpick_ignore_regex = [
 # Files of the repository that are pages here by inclusion: links to the file lead to the page.
 PAGES = {
     "CHANGELOG.md": "changelog",
+    "CONTRIBUTING.md": "contributing",
     "benchmarks/README.md": "benchmarks",
     "benchmarks/training.md": "training",
     "examples/train_ge2e/README.md": "guides/training",

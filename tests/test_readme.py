@@ -23,9 +23,14 @@ from pipeline.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("README.md"))]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "deploy").rglob("README.md")),
+]
 # Programs of others that pages call, and words of the shell.
-OTHERS = {".", "docker", "done", "export", "gcloud", "java", "mvn"}
+OTHERS = {".", "cd", "docker", "done", "export", "gcloud", "git", "java", "mvn"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -165,3 +170,20 @@ def test_other_commands_name_what_there_is(page: Path) -> None:
             assert (ROOT / program).is_file(), shown
         else:
             assert program in OTHERS or "=" in program, shown
+
+
+def test_the_checks_are_one_command() -> None:
+    """What a commit, a checking machine and a person run is defined once."""
+    for path in (".pre-commit-config.yaml", ".ci/run"):
+        text = (ROOT / path).read_text()
+        assert "./run_local.sh check\n" in text, path
+        assert not re.search(r"\b(ruff|mypy)\b", text), path
+
+
+def test_the_script_tells_each_of_its_commands() -> None:
+    usage, script = (ROOT / "run_local.sh").read_text().split("\nEND\n")
+    there = set(re.findall(r"^  ([a-z]+)\)$", script[script.index('case "${1-demo}"') :], re.MULTILINE)) - {"demo"}
+    assert there == set(re.findall(r"^  \./run_local\.sh ([a-z]+) ", usage, re.MULTILINE))
+    shown = {name: (ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md")}
+    for name, text in shown.items():
+        assert {word for word in there if f"./run_local.sh {word}" in text} == there, name
