@@ -146,3 +146,19 @@ def test_the_map_is_one_page() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     assert len(page.splitlines()) <= 66
     assert "](flow.svg)" in page
+
+
+def test_what_is_written_although_a_library_does_it_is_where_the_table_says() -> None:
+    _, _, section = (
+        (DOCS / "decisions.md").read_text().partition("## What is written here although a library does it\n")
+    )
+    lines = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    rows = [line.strip("|").split(" | ") for line in lines]
+    assert {len(row) for row in rows} == {4}
+    assert len(rows) > 20
+    for _what, where, _library, reason in rows[1:]:
+        files = re.findall(r"`([\w/]+\.py)\b", where)
+        assert files
+        homes = [ROOT, ROOT / "ge2e_transforms", ROOT / "pipeline"]
+        assert all(any((home / name).is_file() for home in homes) for name in files), where
+        assert all((ROOT / name).is_file() for name in re.findall(r"`([\w/]+\.py)\b", reason)), reason
