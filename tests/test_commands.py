@@ -19,10 +19,12 @@ from jobs import ge2e, metadata_of, run_command, run_here, write_rows
 from small_dataset import write_metadata
 
 from ge2e_transforms import __version__
+from ge2e_transforms.corpus_kinds import list_options
 from ge2e_transforms.splits import PlanConfig
 from pipeline import __main__ as program
 from pipeline import options
 from pipeline.commands import inspect as inspect_module
+from pipeline.commands import manifest_kinds
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +367,10 @@ def test_every_flag_is_read_by_its_command(name: str) -> None:
     read = set().union(*map(read_of_flags, reached))
     if "options" in reached:  # by lists of names: what `test_options` tries each of
         read |= {*options._BEAM_FLAGS, *PlanConfig.__dataclass_fields__}
+    if name.startswith("ge2e manifest "):  # by the function of the kind, which stands beside its scanner
+        (rows,) = (kind.rows for kind in manifest_kinds.kinds() if kind.name == name.split()[2])
+        read |= {*rows.__code__.co_names}
+        read |= {*list_options.__code__.co_names} if "list_options" in read else set()
     assert {action.dest for action in LEAVES[name]._actions} - {"help"} <= read
 
 

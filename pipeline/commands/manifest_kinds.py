@@ -1,7 +1,7 @@
 """What `ge2e manifest` reads: a parser for each kind of corpus or list, and the function that gives its rows.
 
-The kinds stand in `KINDS` of the files of `ge2e_transforms` that read them (`corpus_kinds`). It must not know how corpora
-and lists of others are laid out: these files do.
+The kinds stand in `KINDS` of the files of `ge2e_transforms` that read them (see `corpus_kinds`). It must not know how
+corpora and lists of others are laid out: these files do.
 """
 
 from __future__ import annotations
