@@ -80,13 +80,13 @@ def quotas(held: Ints, exponent: float) -> Ints:
 
 
 def _scaled(size: int, base: int, exponent: float) -> int:
-    """Groups by the power law, base x (size / base)^exponent, rounded down, at least 1.
+    """Groups by the power law, base x (size / base)^exponent, rounded down: at least 1 of at least 1.
 
     In decimal, since powers of floats differ in their last bits between machines; 1e-9 is for exact roots.
     """
     with decimal.localcontext(decimal.Context(prec=30)):
         ratio = decimal.Decimal(size) / base
-        return max(1, math.floor(base * ratio ** decimal.Decimal(exponent) + decimal.Decimal("1e-9")))
+        return math.floor(base * ratio ** decimal.Decimal(exponent) + decimal.Decimal("1e-9"))
 
 
 class Sampler:

@@ -81,6 +81,13 @@ def test_blocks_keep_every_promise(parts: int, distinct: str):
         assert len(np.unique(records.astype(np.int64) * 1000 + starts)) == len(records)
 
 
+def test_batches_are_numbered_through_all_parts():
+    _, sampler = in_parts(CORPUS, 5)
+    each = sampler.batches_per_epoch // 5
+    places = [(part, row) for part in range(5) for row in range(each)]
+    assert [sampler.locate(3, number) for number in range(sampler.batches_per_epoch)] == places
+
+
 def test_blocks_are_of_other_speakers_in_each_epoch():
     _, sampler = in_parts(CORPUS, 4)
     first = [set(np.unique(sampler.plan(epoch, 0).labels).tolist()) for epoch in range(16)]
