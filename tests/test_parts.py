@@ -209,6 +209,19 @@ def test_batches_of_one_source_come_mixed():
     check_epoch(index, sampler, 1)
 
 
+def test_the_mixture_of_sources_is_pinned():
+    index = index_of([[[10]] * 6] * 8)
+    index["source_index"] = index["label"] // 22
+    sampler = Sampler(Population(index, dataclasses.replace(OPTIONS, batch_sources="single")))
+    assert sampler.plan(1).labels.tolist() == [[25, 22, 31, 28], [19, 10, 13, 16], [31, 28, 22, 25], [19, 13, 16, 10]]
+    assert sampler.plan(2).records.tolist() == [
+        [46, 44, 43, 35, 32, 30, 25, 26, 28, 41, 39, 37],
+        [7, 11, 8, 22, 21, 19, 5, 3, 0, 15, 13, 17],
+        [24, 27, 29, 47, 45, 42, 34, 33, 31, 40, 38, 36],
+        [14, 12, 16, 4, 2, 1, 6, 10, 9, 23, 20, 18],
+    ]
+
+
 def test_a_source_with_too_few_speakers_is_left_out_and_counted():
     index = index_of(CORPUS)
     index["source_index"] = (index["label"] > 175).astype(np.int64)  # the last four of 60 speakers
