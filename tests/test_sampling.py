@@ -391,6 +391,23 @@ def test_plan_does_not_depend_on_the_size_of_its_chunks(monkeypatch: pytest.Monk
     assert np.array_equal(whole.table, parts.table)
 
 
+def test_crops_are_worked_out_some_at_a_time_and_once(monkeypatch: pytest.MonkeyPatch):
+    """Memory beside the plan does not grow with it."""
+    monkeypatch.setattr(sampling, "_CHUNK_SLOTS", 30)
+    sampler = make(CORPORA["windows"])[1]
+    sizes = []
+    whole = sampler.dealer.slots
+
+    def slots(supply: Any, layout: Any, speaker: Ints, number: Ints) -> Any:
+        sizes.append((len(speaker), len(number)))
+        return whole(supply, layout, speaker, number)
+
+    monkeypatch.setattr(sampler.dealer, "slots", slots)
+    groups = sampler.plan(0).labels.size
+    assert sizes == [(10, 10)] * (groups // 10) + [(groups % 10, groups % 10)] * (groups % 10 > 0)
+    assert len(sizes) > 3
+
+
 def test_labels_of_a_batch_stand_in_runs():
     plan = Plan(np.zeros((2, 15), np.int32), 2)
     plan.labels[:] = [[4, 9], [9, 7]]
