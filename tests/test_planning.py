@@ -263,6 +263,7 @@ def test_every_split_has_its_own_shards():
     plan = plan_of([*several(40, split="train"), total("b/1", split="test"), total("b/2", split="zoo")])
     assert plan.shards == {"train": 16, "test": 1, "zoo": 1}
     assert [task.label for task in plan.tasks[-2:]] == [40, 41]
+    assert [plan.shard_of(row(name, split=split)) for name, split in (("b/1", "test"), ("b/2", "zoo"))] == [16, 17]
     assert [(task.split, task.keep_all) for task in plan.tasks[15:]] == [
         ("train", False),
         ("test", True),
