@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 from typing import Any
 
 import numpy as np
@@ -343,6 +344,11 @@ def test_speakers_that_an_order_leaves_out_follow_it_rising():
     population = Population(index_of([[[10]] * 3] * 6), dataclasses.replace(OPTIONS, speakers_per_batch=2))
     assert neighbours(Sampler(population, speaker_order=lambda epoch: [22, 13]), 0) == {(13, 22), (10, 16), (19, 25)}
     assert neighbours(Sampler(population, speaker_order=lambda epoch: []), 0) == {(10, 13), (16, 19), (22, 25)}
+    many = Population(index_of([[[10]] * 3] * 60), dataclasses.replace(OPTIONS, speakers_per_batch=2))
+    labels = list(range(10, 190, 3))
+    following = labels[::-3] + sorted(set(labels) - set(labels[::-3]))
+    pairs = {tuple(sorted(pair)) for pair in zip(following[::2], following[1::2], strict=True)}
+    assert neighbours(Sampler(many, speaker_order=lambda epoch: labels[::-3]), 0) == pairs
 
 
 @pytest.mark.parametrize(
@@ -472,4 +478,8 @@ def test_quota_grows_with_a_power_of_what_is_held():
     assert quotas(held, 1).tolist() == held.tolist()
     assert quotas(held, 0.5).tolist() == [0, 1, *[4] * 20, 8, 40, 40]
     assert quotas(held, 0.0).tolist() == [0, 1, *[4] * 20, 4, 4, 4]
+    with decimal.localcontext() as context:  # that of the program is its own
+        context.prec = 2
+        assert quotas(np.array([*[4] * 20, 1_000_000]), 0.5).tolist() == [*[4] * 20, 2000]
+        assert quotas(np.array([*[4] * 20, 998_002]), 0.5).tolist() == [*[4] * 20, 1998]
     assert quotas(np.array([*[1] * 20, 2, 1024]), 0.1).tolist() == [*[1] * 20, 1, 2]  # 1.07 and 2
