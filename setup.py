@@ -42,6 +42,7 @@ DEV = [
     "kaldi-native-fbank>=1.22",  # what the presets `kaldi` and `wespeaker` are compared with
     *LISTEN,  # also what features and intervals of voice are compared with
     "moto[server,s3]>=5.2",
+    "mutmut>=3",
     "mypy>=1.10",
     "nbclient>=0.10",
     "pip>=25",  # Beam's boot asks it for the packages of a worker; older ones are slow to answer

@@ -9,7 +9,7 @@ worse. The names of a result's keys say what its numbers are:
 - less is better: `seconds` and names that begin or end with it, names that end with `_s`, `_ms` or `_mib`,
   `us_per_row`, `ms_an_hour`, `times_decode`, `mean_error`, `spectral_convergence`, names that end with `eer_percent`;
 - more is better: names that begin or end with `x_real_time`, or end with `_per_s`, `_per_core_s` or `_a_second`,
-  `first_epoch`, `first_epoch_whole` and `later_epochs` (slots a second), `to_decode`, `to_library`;
+  `first_epoch`, `first_epoch_whole` and `later_epochs` (slots a second), `to_decode`, `to_library`, `killed_percent`;
 - nothing else is compared: no bytes, counts, facts about the speech (`audio_s`, `voiced_s`), or what was noted beside
   (`about`, `goals`, `load_before`).
 
@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 _MORE = re.compile(
     r"x_real_time(_.*)?|.*_x_real_time|.*_per_(core_)?s|.*_a_second"
-    r"|first_epoch(_whole)?|later_epochs|to_decode|to_library"
+    r"|first_epoch(_whole)?|later_epochs|to_decode|to_library|killed_percent"
 )
 _LESS = re.compile(
     r"seconds\b.*|seconds_.*|.*_seconds|.*_(s|ms|mib)|us_per_row|ms_an_hour|times_decode"

@@ -204,7 +204,7 @@ def _read(stream: BinaryIO, length: int) -> bytes:
     while length > 0 and (block := stream.read(min(length, _BLOCK))):
         blocks.append(block)
         length -= len(block)
-    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+    return b"".join(blocks)
 
 
 def decode_example(data: bytes, where: str) -> tuple[npt.NDArray[Any], dict[str, str | int]]:

@@ -77,13 +77,13 @@ def quotas(held: Ints, exponent: float) -> Ints:
 
 
 def _scaled(size: int, base: int, exponent: float) -> int:
-    """Groups by the power law, base x (size / base)^exponent, rounded down, at least 1.
+    """Groups by the power law, base x (size / base)^exponent, rounded down: at least 1 of at least 1.
 
     In decimal, since powers of floats differ in their last bits between machines; 1e-9 is for exact roots.
     """
     with decimal.localcontext(decimal.Context(prec=30)):
         ratio = decimal.Decimal(size) / base
-        return max(1, math.floor(base * ratio ** decimal.Decimal(exponent) + decimal.Decimal("1e-9")))
+        return math.floor(base * ratio ** decimal.Decimal(exponent) + decimal.Decimal("1e-9"))
 
 
 class Sampler:
@@ -222,7 +222,7 @@ class Sampler:
         if self._speaker_order is None:
             seats = place(counts, piece.batches, self.speakers_per_batch, key)
         else:
-            order = self._ordered(label[head], epoch)
+            order = self._ordered(label[head], epoch, self._speaker_order(epoch))
             seats = place_in_order(counts[order], piece.batches, self.speakers_per_batch, key)
             seats = Seats(order[seats.speaker], seats.number, seats.group)
         groups = offsets(counts)[:-1][seats.speaker] + seats.number
@@ -230,9 +230,9 @@ class Sampler:
         seat_of[groups[seats.group.ravel()]] = np.arange(seats.group.size, dtype=np.int32)
         return seat_of, np.cumsum(piece.given)
 
-    def _ordered(self, labels: Ints, epoch: int) -> Ints:
+    def _ordered(self, labels: Ints, epoch: int, order: Sequence[int]) -> Ints:
         """Places of rising labels in the order that `speaker_order` asks for."""
-        wanted = np.asarray(self._speaker_order(epoch) if self._speaker_order else (), dtype=np.int64)
+        wanted = np.asarray(order, dtype=np.int64)
         unknown = np.setdiff1d(wanted, self.population.label)
         if len(unknown) or len(np.unique(wanted)) < len(wanted):
             raise ConfigError(

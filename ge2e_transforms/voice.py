@@ -62,14 +62,13 @@ def voiced_intervals(energies: Energies, length: int, rate_hz: int, config: Voic
         return np.array([[0, length]], dtype=np.int64)
     voiced = np.zeros(len(power) + 2, dtype=bool)
     voiced[1:-1] = np.maximum(power, _POWER_FLOOR) > max(loudest, _POWER_FLOOR) * 10 ** (-config.top_db / 10)
+    # None begins where the waveform ends: a frame there adds no hop to the one before it, so it is not the louder.
     edges = np.flatnonzero(voiced[1:] != voiced[:-1]) * config.voice_hop
     return _bridge(np.minimum(edges, length).reshape(-1, 2), round(config.min_silence_ms * rate_hz / 1000))
 
 
 def _bridge(intervals: Intervals, gap: int) -> Intervals:
-    """Join neighbours that are closer than `gap` samples; drop the last where clipping left it empty."""
-    if intervals[-1, 0] == intervals[-1, 1]:
-        intervals = intervals[:-1]
+    """Join neighbours that are closer than `gap` samples."""
     apart = np.ones(len(intervals) + 1, dtype=bool)
     apart[1:-1] = intervals[1:, 0] - intervals[:-1, 1] >= max(gap, 1)
     bridged = np.empty((np.count_nonzero(apart) - 1, 2), dtype=np.int64)

@@ -33,7 +33,15 @@ def test_more_of_what_it_costs_is_worse(program: ModuleType, key: str) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["x_real_time", "x_real_time_cpu", "decode_x_real_time", "slots_per_s", "audio_s_per_core_s", "later_epochs"],
+    [
+        "x_real_time",
+        "x_real_time_cpu",
+        "decode_x_real_time",
+        "slots_per_s",
+        "audio_s_per_core_s",
+        "later_epochs",
+        "killed_percent",
+    ],
 )
 def test_less_of_a_rate_is_worse(program: ModuleType, key: str) -> None:
     assert worse(program, {key: 1000}, {key: 900}) == [key]

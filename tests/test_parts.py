@@ -81,6 +81,13 @@ def test_blocks_keep_every_promise(parts: int, distinct: str):
         assert len(np.unique(records.astype(np.int64) * 1000 + starts)) == len(records)
 
 
+def test_batches_are_numbered_through_all_parts():
+    _, sampler = in_parts(CORPUS, 5)
+    each = sampler.batches_per_epoch // 5
+    places = [(part, row) for part in range(5) for row in range(each)]
+    assert [sampler.locate(3, number) for number in range(sampler.batches_per_epoch)] == places
+
+
 def test_blocks_are_of_other_speakers_in_each_epoch():
     _, sampler = in_parts(CORPUS, 4)
     first = [set(np.unique(sampler.plan(epoch, 0).labels).tolist()) for epoch in range(16)]
@@ -200,6 +207,19 @@ def test_batches_of_one_source_come_mixed():
     assert set(sources[:, 0].tolist()) == {0, 1, 2}
     assert len(set(sources[: len(sources) // 3, 0].tolist())) == 3
     check_epoch(index, sampler, 1)
+
+
+def test_the_mixture_of_sources_is_pinned():
+    index = index_of([[[10]] * 6] * 8)
+    index["source_index"] = index["label"] // 22
+    sampler = Sampler(Population(index, dataclasses.replace(OPTIONS, batch_sources="single")))
+    assert sampler.plan(1).labels.tolist() == [[25, 22, 31, 28], [19, 10, 13, 16], [31, 28, 22, 25], [19, 13, 16, 10]]
+    assert sampler.plan(2).records.tolist() == [
+        [46, 44, 43, 35, 32, 30, 25, 26, 28, 41, 39, 37],
+        [7, 11, 8, 22, 21, 19, 5, 3, 0, 15, 13, 17],
+        [24, 27, 29, 47, 45, 42, 34, 33, 31, 40, 38, 36],
+        [14, 12, 16, 4, 2, 1, 6, 10, 9, 23, 20, 18],
+    ]
 
 
 def test_a_source_with_too_few_speakers_is_left_out_and_counted():

@@ -11,22 +11,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ge2e_transforms import schema
+from ge2e_transforms.augmentation import Added, Augmentation
 from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import ConfigError, PlanError
+from ge2e_transforms.identity import Tombstones
 from ge2e_transforms.planning import (
+    Augmented,
     ManifestSummary,
     PlanConfig,
     ShardTask,
+    SoundList,
     SpeakerRange,
     SpeakerTotal,
+    bytes_per_ms,
+    content_of,
     expected_ms,
+    generation_of,
     make_plan,
+    nothing_to_do,
 )
-from ge2e_transforms.standing import stable_hash
+from ge2e_transforms.standing import Growth, KnownSpeaker, SplitRule, Standing, stable_hash
 from ge2e_transforms.utterance import Utterance
 
 RECIPE = Recipe()
 MANIFESTS = [ManifestSummary("/data/manifest.csv", "ab" * 32, 100, 3)]
+STANDING = Standing("0a1b2c3d", SplitRule("ge2e", 0, 0), "speakers.parquet", ("b", "z"), 7, {})
+# Two copies of noise and one speed: a train speaker takes two labels, and 3 x (1 + 1 / 0.8) = 6.75 times the room.
+AUGMENTED = Augmented(
+    Augmentation(noise=Added("noise.csv", (0, 15), copies=2), speed=(0.8,)), (SoundList("noise", "ef" * 32, 9),)
+)
 BYTES_PER_MS = 16  # 40 bins of 4 bytes every 10 ms
 
 
@@ -82,6 +95,7 @@ def test_the_hash_is_uniform_and_its_salt_matters():
         ({"duration_s": 1.5, "bytes": 10**9}, 1500),
         ({"duration_s": 0.0001}, 1),
         ({"bytes": 320_000}, 16000),
+        ({"bytes": 39_999}, 1999),
         ({"bytes": 0}, 1),
         ({"bytes": 320_000, "offset_s": 3.0}, 8000),  # a segment of a file of unknown length
         ({"duration_s": 2.0, "offset_s": 3.0}, 2000),
@@ -91,6 +105,13 @@ def test_the_hash_is_uniform_and_its_salt_matters():
 )
 def test_length_of_a_row(values, expected):
     assert expected_ms(row(**values), 600) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "expected"), [(8.001, 8000), (8.0, 8000), (7.9996, 7999), (0.0011, 1), (0.0009, 1), (0.0, 1)]
+)
+def test_no_row_is_longer_than_rows_may_be_nor_of_no_length(max_seconds, expected):
+    assert expected_ms(row(), max_seconds) == expected
 
 
 # Options.
@@ -242,6 +263,7 @@ def test_every_split_has_its_own_shards():
     plan = plan_of([*several(40, split="train"), total("b/1", split="test"), total("b/2", split="zoo")])
     assert plan.shards == {"train": 16, "test": 1, "zoo": 1}
     assert [task.label for task in plan.tasks[-2:]] == [40, 41]
+    assert [plan.shard_of(row(name, split=split)) for name, split in (("b/1", "test"), ("b/2", "zoo"))] == [16, 17]
     assert [(task.split, task.keep_all) for task in plan.tasks[15:]] == [
         ("train", False),
         ("test", True),
@@ -303,6 +325,68 @@ def test_totals_of_one_speaker_add_up():
     assert two.sources == ("a", "b")
 
 
+def test_a_shard_is_never_of_less_than_a_millisecond():
+    plan = plan_of([total("a/1", 5), total("a/2", 1)], PlanConfig(shard_mib=1e-9, min_shards=1))
+    assert plan.ranges["train"] == (SpeakerRange("a/1", 0, 0, 5, 1), SpeakerRange("a/2", 1, 5, 1, 1))
+
+
+def test_copies_make_a_split_larger_and_speeds_take_labels():
+    """Only train is augmented by default."""
+    totals = [total("a/1", 1001), total("a/2", 4000), total("b/1", 3000, "test"), total("b/2", 2000, "test")]
+    totals = [entry if entry.split else entry._replace(split="train") for entry in totals]
+    plan = make_plan(totals, MANIFESTS, PlanConfig(), RECIPE, augmented=AUGMENTED)
+    assert plan.ranges == {
+        "train": (SpeakerRange("a/1", 0, 0, 1, 6757), SpeakerRange("a/2", 2, 1, 1, 27000)),
+        "test": (SpeakerRange("b/1", 4, 2, 1, 3000), SpeakerRange("b/2", 5, 3, 1, 2000)),
+    }
+    assert plan.next_label == 6
+    assert plan.augmented is AUGMENTED
+
+
+def test_what_is_added_keeps_splits_labels_and_sources_of_what_stands():
+    known = {"a/w": KnownSpeaker("test", 5), "a/x": KnownSpeaker("train", 2)}
+    totals = [total(f"a/{name}", source=source) for name, source in [("w", "a"), ("x", "b"), ("y", "c"), ("z", "a")]]
+    growth = Growth("add", STANDING, known)
+    plan = make_plan(totals, MANIFESTS, PlanConfig(min_shards=3), RECIPE, growth=growth)
+    assert plan.ranges["train"] == (
+        SpeakerRange("a/x", 7, 0, 1, 5000),  # its own label is among those that stand
+        SpeakerRange("a/y", 7, 1, 1, 5000),
+        SpeakerRange("a/z", 8, 2, 1, 5000),
+    )
+    assert plan.ranges["test"] == (SpeakerRange("a/w", 9, 3, 1, 5000),)
+    assert (plan.next_label, plan.sources, plan.kind) == (9, ("b", "z", "a", "c"), "add")
+    assert plan.grows is STANDING
+    assert plan.rule is STANDING.rule
+    assert plan.elsewhere == {"a/w": "test"}
+    assert [plan.split_of("a/w", named) for named in ("", "test", "dev")] == ["test", "test", "dev"]
+    assert plan.split_of("a/y", "") == "train"
+    assert plan.shard_of(row("a/w")) == 3
+    assert plan.generation == generation_of(plan.content, 0, None, "0a1b2c3d")
+    assert plan.content == content_of(MANIFESTS, PlanConfig(min_shards=3), RECIPE, "add")
+    assert not plan.nothing_to_do
+
+
+def test_a_plan_without_anything_to_add_to():
+    plan = make_plan(several(2), MANIFESTS, PlanConfig(), RECIPE, 3)
+    assert (plan.edition, plan.kind, plan.standing, plan.pseudonyms, plan.next_label) == (3, "run", "", "", 2)
+    assert plan.elsewhere == {}
+    assert plan.grows is plan.erased is plan.augmented is None
+    assert plan.content == content_of(MANIFESTS, PlanConfig(), RECIPE, "run", "", (), None)
+    assert plan.generation == generation_of(plan.content, 3, None, "")
+
+
+def test_a_plan_of_what_is_there_already():
+    manifests = [ManifestSummary(f"{name}.csv", "00", 5, 0) for name in "ba"]
+    present = {"generation": "0a1b2c3d", "edition": 4, "datasets": ["b", "a"]}
+    present["split_rule"] = {"salt": "s", "test_below": 1, "valid_below": 2}
+    plan = nothing_to_do(present, manifests)
+    assert plan.nothing_to_do
+    assert (plan.generation, plan.standing, plan.edition, plan.sources) == ("0a1b2c3d", "0a1b2c3d", 4, ("b", "a"))
+    assert plan.rule == SplitRule("s", 1, 2)
+    assert plan.manifests == (manifests[1], manifests[0])
+    assert (plan.ranges, plan.shards, plan.speakers, plan.tasks, plan.largest_first()) == ({}, {}, {}, [], [])
+
+
 # Splits.
 
 
@@ -320,6 +404,9 @@ def test_exactly_so_many_speakers_are_drawn(test, valid):
     expected = {"train": 100 - test - valid, "valid": valid, "test": test}
     assert plan.speakers == {split: count for split, count in expected.items() if count}
     assert {split: len(names) for split, names in drawn(plan, totals).items()} == plan.speakers
+    for split, names in drawn(plan, totals).items():
+        assert {plan.split_of(name, "") for name in names} == {split}
+        assert {plan.tasks[plan.shard_of(row(name))].split for name in names} == {split}
     hashes = sorted(stable_hash(t.speaker, "ge2e") for t in totals)
     assert {stable_hash(name, "ge2e") for name in drawn(plan, totals).get("test", ())} == set(hashes[:test])
 
@@ -416,9 +503,24 @@ def test_one_speaker_must_remain_to_train_on(options):
 
 
 def test_no_usable_row_says_how_many_there_were():
-    manifests = [ManifestSummary("a.csv", "", 7, 7), ManifestSummary("b.csv", "", 2, 2)]
-    with pytest.raises(PlanError, match=r"2 manifest\(s\) \(a.csv, b.csv\): 9 rows read, 9 rejected"):
+    manifests = [ManifestSummary(f"{name}.csv", "", number, number - 1) for number, name in enumerate("abcd", 1)]
+    with pytest.raises(PlanError) as error:
         plan_of([], manifests=manifests)
+    assert str(error.value) == (
+        "no usable row in 4 manifest(s) (a.csv, b.csv, c.csv): 10 rows read, 6 rejected. Every row needs an audio_path "
+        "and a speaker_id; `ge2e manifest` writes such a file from a folder of speech"
+    )
+
+
+@pytest.mark.parametrize(("kind", "said"), [("retry", "no row that the ledger"), ("add", "no usable row in 2")])
+def test_no_row_to_retry_is_another_matter(kind, said):
+    manifests = [ManifestSummary(f"{name}.csv", "", 7, 0) for name in "ab"]
+    with pytest.raises(PlanError, match=f"^{said}") as error:
+        make_plan([], manifests, PlanConfig(), RECIPE, growth=Growth(kind, STANDING, {}))
+    assert kind == "add" or str(error.value) == (
+        "no row that the ledger rejects stands in its place any more (of 2 manifests, first a.csv): were they changed? "
+        "`ge2e add` takes a changed manifest"
+    )
 
 
 # Generation and size.
@@ -447,6 +549,43 @@ def test_the_generation_names_all_that_decides_the_bytes():
     assert len(set(found)) == len(found)
     assert all(len(name) == 8 and int(name, 16) >= 0 for name in found)
     assert generation(config=PlanConfig(shard_mib=128, test_fraction=0)) == found[0]
+
+
+def test_the_content_is_pinned():
+    """Jobs find by it what they wrote themselves, also those of an older version."""
+    assert content_of(MANIFESTS, PlanConfig(), RECIPE) == "75d201f0"
+    others = {"kind": "add", "pseudonyms": "check", "allow_schemes": ["s3", "gs", "s3"], "augmented": AUGMENTED}
+    assert content_of(MANIFESTS, PlanConfig(), RECIPE, **others) == "537c8818"
+    assert content_of(MANIFESTS, PlanConfig(), RECIPE, **others | {"allow_schemes": ("gs", "s3")}) == "537c8818"
+    alone = [content_of(MANIFESTS, PlanConfig(), RECIPE, **{name: value}) for name, value in others.items()]
+    assert len({*alone, "75d201f0", "537c8818"}) == 6
+    read = [summary._replace(path=path) for path in ("a", "b") for summary in MANIFESTS]
+    assert content_of(read, PlanConfig(), RECIPE) == content_of(read[::-1], PlanConfig(), RECIPE)
+
+
+def test_generations_tell_apart_what_the_content_does_not():
+    erased = Tombstones("00" * 16, frozenset({"ab" * 16}))
+    assert generation_of("c", 0) == generation_of("c", 0, Tombstones("00" * 16, frozenset()), "") == "f729c345"
+    assert generation_of("c", 1) == "e5d7d1fe"
+    assert generation_of("c", 0, erased) == "8b928a16"
+    assert generation_of("c", 0, None, "0a1b2c3d") == "99fb8f51"
+
+
+def test_all_that_a_plan_is_asked_for_is_part_of_it():
+    erased = Tombstones("00" * 16, frozenset({"ab" * 16}))
+    others = {"pseudonyms": "check", "allow_schemes": ["gs"], "augmented": AUGMENTED}
+    plan = make_plan(several(2), MANIFESTS, PlanConfig(), RECIPE, 1, erased=erased, **others)
+    assert plan.content == content_of(MANIFESTS, PlanConfig(), RECIPE, "run", **others)
+    assert plan.generation == generation_of(plan.content, 1, erased)
+    assert (plan.erased, plan.pseudonyms) == (erased, "check")
+
+
+def test_bytes_of_a_millisecond():
+    assert [bytes_per_ms(RECIPE.replace(**changes)) for changes in ({}, {"n_mels": 80}, {"dtype": "float16"})] == [
+        BYTES_PER_MS,
+        2 * BYTES_PER_MS,
+        BYTES_PER_MS / 2,
+    ]
 
 
 def test_a_shard_of_halves_holds_twice_the_speech():

@@ -17,7 +17,9 @@ from ge2e_transforms.errors import CorruptRecordError, DatasetError
 from ge2e_transforms.records import (
     FOOTER_BYTES,
     HEADER_BYTES,
+    body_is_whole,
     check_frame,
+    crc32c_of,
     decode_example,
     encode_record,
     frame,
@@ -122,6 +124,15 @@ def test_bytes_of_halves_are_pinned():
         b"\n\x15\x80 "
     )  # fmt: skip
     assert payload == 150 + HEADER_BYTES - 4
+
+
+@pytest.mark.parametrize(
+    ("number", "varint"),
+    [(0, b"\x00"), (127, b"\x7f"), (128, b"\x80\x01"), (16383, b"\xff\x7f"), (16384, b"\x80\x80\x01")],
+)
+def test_integers_have_no_more_bytes_than_they_need(number, varint):
+    feature = bytes((len(varint) + 4,)) + b"\x1a" + bytes((len(varint) + 2,)) + b"\n" + bytes((len(varint),)) + varint
+    assert b"\n\x01k\x12" + feature in encode_record(spectrogram(1, 1), {"k": number})[0]
 
 
 # Against TensorFlow.
@@ -332,6 +343,42 @@ def test_what_was_wrong_is_said():
     assert "checksum of the record does not match" in fault(framed[:-1] + b"\x00")
 
 
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (1 << 31, f"expected {(1 << 31) + FOOTER_BYTES} more bytes, got 100"),
+        ((1 << 31) + 1, f"a record of {(1 << 31) + 1} bytes: expected at most {1 << 31}"),
+    ],
+)
+def test_no_record_is_longer_than_protocol_buffers_are(length, said):
+    packed = struct.pack("<Q", length)
+    stream = io.BytesIO(packed + struct.pack("<I", masked_crc(packed)) + bytes(100))
+    with pytest.raises(CorruptRecordError) as error:
+        list(read_records(stream, "here"))
+    assert str(error.value) == f"here at offset 0: {said}"
+
+
+def test_offsets_count_from_the_start_of_the_file():
+    content = b"".join(frame(bytes(length)) for length in (3, 1, 0, 2))
+    assert [offset for offset, _ in read_records(io.BytesIO(content), "a")] == [0, 19, 36, 52]
+    with pytest.raises(CorruptRecordError, match=r"^a at offset 52: expected 6 more bytes, got 5$"):
+        list(read_records(io.BytesIO(content[:-1]), "a"))
+
+
+class Slow(io.BytesIO):
+    """A stream that gives a byte at a time, as a pipe may."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 1))
+
+
+@pytest.mark.parametrize("length", [0, 1, 100])
+def test_a_record_that_comes_byte_by_byte_is_read(length):
+    data = bytes(range(length))
+    framed = frame(data)
+    assert check_frame(framed[:HEADER_BYTES], Slow(framed[HEADER_BYTES:] + b"more"), "here") == data
+
+
 def test_check_frame_says_where():
     with pytest.raises(CorruptRecordError, match=r"^row 7: the file ends"):
         check_frame(b"", io.BytesIO(), "row 7")
@@ -413,6 +460,22 @@ def test_a_good_wrapping_does_not_help_wrong_content(changes):
         decode_example(example(**(GOOD | changes)), "here")
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (example(**GOOD) * 2, "ValueError('more than one Features message')"),
+        (example(**GOOD) + b"\x08\x01", "ValueError('field with wire type 0')"),
+        (example(**GOOD)[:-1], "ValueError('field longer than its message')"),
+        (example(**GOOD | {"height": integer(b"\xff" * 10 + b"\x01")}), "ValueError('a varint of more than 10 bytes')"),
+        (example(**GOOD | {"dtype": text(b"float64")}), "KeyError('float64')"),
+    ],
+)
+def test_what_is_no_example_is_said(data, said):
+    with pytest.raises(CorruptRecordError) as error:
+        decode_example(data, "row 7")
+    assert str(error.value) == f"row 7: the record is no Example of this format ({said})"
+
+
 @pytest.mark.parametrize("key", GOOD)
 def test_a_missing_field_is_named(key):
     with pytest.raises(CorruptRecordError, match=key):
@@ -429,11 +492,42 @@ def test_masked_checksums_are_those_of_tensorflow():
     assert frame(b"") == bytes.fromhex("000000000000000029039807d8ea82a2")
 
 
+def test_frames_are_length_data_and_their_checksums():
+    assert frame(b"123456789") == (
+        struct.pack("<Q", 9) + struct.pack("<I", masked_crc(struct.pack("<Q", 9)))
+        + b"123456789" + struct.pack("<I", masked_crc(b"123456789"))
+    )  # fmt: skip
+
+
+def test_a_body_is_whole_where_its_footer_is_right():
+    for number in range(100):
+        body = frame(b"x" * number)[HEADER_BYTES:]
+        assert body_is_whole(body) is True
+        for bit in range(8 * len(body)):
+            damaged = bytearray(body)
+            damaged[bit // 8] ^= 1 << bit % 8
+            assert body_is_whole(bytes(damaged)) is False
+
+
+def test_the_checksum_of_a_stream_is_of_what_is_left_and_takes_little_memory():
+    content = np.random.default_rng(1).bytes((1 << 21) + 5)
+    stream = Short(content)
+    stream.seek(3)
+    assert crc32c_of(stream) == google_crc32c.value(content[3:])
+    assert stream.most == 1 << 20
+    assert crc32c_of(io.BytesIO(b"123456789")) == 0xE3069283
+    assert crc32c_of(io.BytesIO(b"")) == 0
+
+
 def test_the_slow_checksum_is_refused(monkeypatch):
     require_fast_crc()
     monkeypatch.setattr(records.google_crc32c, "implementation", "python")
-    with pytest.raises(DatasetError, match=r"'python'.*reinstall the package google-crc32c"):
+    with pytest.raises(DatasetError) as error:
         require_fast_crc()
+    assert str(error.value) == (
+        "google-crc32c runs as 'python', expected its native 'c' implementation: reinstall the package google-crc32c "
+        "from a wheel for this platform"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int32", "int8"])

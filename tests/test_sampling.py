@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_arrays import Speaker, index_of, met, met_by_chance, pareto
 
-from ge2e_transforms import population
+from ge2e_transforms import population, sampling
 from ge2e_transforms.coverage import coverage
 from ge2e_transforms.errors import ConfigError, SamplingError
 from ge2e_transforms.population import Population
@@ -310,6 +311,63 @@ def test_plan_is_pinned():
     assert plan.frames.tolist() == [10, 10]
 
 
+def test_lengths_that_are_drawn_are_pinned():
+    """Each batch has one length; slots are counted for the longest, and crops of all lengths start in them."""
+    sampler = make([[[60]] * 3] * 4, crop_frames=(6, 10, 2))[1]
+    plan = sampler.plan(1)
+    assert plan.frames.tolist() == [6, 8, 6, 6, 8, 8]
+    assert plan.starts[0].tolist() == [14, 41, 37, 30, 32, 38, 11, 14, 14, 51, 26, 53]
+    assert np.all(plan.starts + plan.frames[:, None] <= 60)
+    counts = np.bincount(np.concatenate([sampler.plan(epoch).frames for epoch in range(100)]))
+    assert set(np.flatnonzero(counts)) == {6, 8, 10}
+    assert np.all(np.abs(counts[[6, 8, 10]] - 200) < 5 * 12)  # standard deviation 12
+
+
+def neighbours(sampler: Sampler, epoch: int) -> set[tuple[int, ...]]:
+    return {tuple(sorted(labels)) for labels in sampler.plan(epoch).labels.tolist()}
+
+
+def test_batches_are_of_neighbours_in_the_order_that_is_given():
+    """Six speakers of two groups each, two to a batch: in the order of even epochs, and of odd ones."""
+    orders = {0: [25, 10, 19, 16, 13, 22], 1: [10, 13, 16, 19, 22, 25]}
+    index = index_of([[[10]] * 6] * 6)
+    population = Population(index, dataclasses.replace(OPTIONS, speakers_per_batch=2))
+    sampler = Sampler(population, speaker_order=lambda epoch: orders[epoch % 2])
+    assert sampler.has_order
+    assert not Sampler(population).has_order
+    assert neighbours(sampler, 0) == neighbours(sampler, 2) == {(10, 25), (16, 19), (13, 22)}
+    assert neighbours(sampler, 3) == {(10, 13), (16, 19), (22, 25)}
+    check_epoch(index, sampler, 0)
+
+
+def test_speakers_that_an_order_leaves_out_follow_it_rising():
+    population = Population(index_of([[[10]] * 3] * 6), dataclasses.replace(OPTIONS, speakers_per_batch=2))
+    assert neighbours(Sampler(population, speaker_order=lambda epoch: [22, 13]), 0) == {(13, 22), (10, 16), (19, 25)}
+    assert neighbours(Sampler(population, speaker_order=lambda epoch: []), 0) == {(10, 13), (16, 19), (22, 25)}
+    many = Population(index_of([[[10]] * 3] * 60), dataclasses.replace(OPTIONS, speakers_per_batch=2))
+    labels = list(range(10, 190, 3))
+    following = labels[::-3] + sorted(set(labels) - set(labels[::-3]))
+    pairs = {tuple(sorted(pair)) for pair in zip(following[::2], following[1::2], strict=True)}
+    assert neighbours(Sampler(many, speaker_order=lambda epoch: labels[::-3]), 0) == pairs
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([10, 1, 2, 3, 4, 5, 6], "[1, 2, 3, 4, 5]"),
+        ([10, 11], "[11]"),
+        ([10, 13, 10], "a label twice"),
+    ],
+)
+def test_an_order_of_what_is_no_speaker_is_refused(order: list[int], said: str):
+    sampler = Sampler(Population(index_of([[[10]] * 3] * 4), OPTIONS), speaker_order=lambda epoch: order)
+    with pytest.raises(ConfigError) as error:
+        sampler.plan(7)
+    assert str(error.value) == (
+        f"speaker_order(7) gave {said}: expected labels of speakers of the split, each at most once"
+    )
+
+
 def test_plans_follow_from_seed_and_epoch_alone():
     corpus = CORPORA["pareto"]
     one, other = make(corpus)[1], make(corpus)[1]
@@ -334,9 +392,46 @@ def test_order_of_the_records_does_not_matter():
 def test_plan_does_not_depend_on_the_size_of_its_chunks(monkeypatch: pytest.MonkeyPatch):
     whole = make(CORPORA["pareto"])[1].plan(2)
     monkeypatch.setattr(population, "CHUNK_RECORDS", 7)
+    monkeypatch.setattr(sampling, "_CHUNK_SLOTS", 2)  # fewer than a group has
     parts = make(CORPORA["pareto"])[1].plan(2)
-    assert np.array_equal(whole.records, parts.records)
-    assert np.array_equal(whole.starts, parts.starts)
+    assert np.array_equal(whole.table, parts.table)
+
+
+def test_crops_are_worked_out_some_at_a_time_and_once(monkeypatch: pytest.MonkeyPatch):
+    """Memory beside the plan does not grow with it."""
+    monkeypatch.setattr(sampling, "_CHUNK_SLOTS", 30)
+    sampler = make(CORPORA["windows"])[1]
+    sizes = []
+    whole = sampler.dealer.slots
+
+    def slots(supply: Any, layout: Any, speaker: Ints, number: Ints) -> Any:
+        sizes.append((len(speaker), len(number)))
+        return whole(supply, layout, speaker, number)
+
+    monkeypatch.setattr(sampler.dealer, "slots", slots)
+    groups = sampler.plan(0).labels.size
+    assert sizes == [(10, 10)] * (groups // 10) + [(groups % 10, groups % 10)] * (groups % 10 > 0)
+    assert len(sizes) > 3
+
+
+def test_a_batch_is_found_without_planning_and_its_epoch_is_worked_out_once(monkeypatch: pytest.MonkeyPatch):
+    sampler = make([[[30]] * 3] * 4)[1]
+    asked = []
+    whole = sampler._parts.batches
+    monkeypatch.setattr(sampler._parts, "batches", lambda key: asked.append(int(key[0])) or whole(key))
+    assert [sampler.locate(epoch, number) for epoch in (0, 1) for number in (0, 1, 2)] == 2 * [(0, 0), (0, 1), (0, 2)]
+    for epoch in (0, 1, 0, 1):  # two epochs meet where one follows the other
+        sampler.locate(epoch, 0)
+    assert len(asked) == 2
+    sampler.locate(2, 0)
+    sampler.locate(1, 0)
+    assert len(asked) == 3
+    sampler.locate(0, 0)  # forgotten
+    assert len(asked) == 4
+
+
+def test_records_of_a_part_may_be_in_any_shard():
+    assert make([[[30]] * 3] * 4)[1].shards(0, 0) == []
 
 
 def test_fewer_speakers_than_seats_is_refused():
@@ -344,12 +439,24 @@ def test_fewer_speakers_than_seats_is_refused():
         make([[[10]] * 3] * 2)
 
 
-def test_an_epoch_is_a_number_from_0():
-    sampler = make([[[30]]] * 4)[1]
-    for epoch in (-1, 0.5, None):
-        with pytest.raises(ConfigError, match="epoch="):
-            sampler.plan(epoch)  # type: ignore[arg-type]
-    assert sampler.plan(1 << 40).records.shape == (1, 12)
+@pytest.mark.parametrize("value", [-1, 0.5, None, 1 << 62])
+def test_an_epoch_is_a_number_from_0(value: Any):
+    with pytest.raises(ConfigError) as error:
+        make([[[30]]] * 4)[1].plan(value)
+    expected = f"an integer from 0 to {(1 << 62) - 1}"
+    assert str(error.value) == f"epoch={value!r} cannot be used: expected {expected}"
+
+
+def test_epochs_are_as_many_as_anybody_wants():
+    for epoch in (1 << 40, (1 << 62) - 1):
+        assert make([[[30]]] * 4)[1].plan(epoch).records.shape == (1, 12)
+
+
+@pytest.mark.parametrize("part", [-1, 1, 0.5])
+def test_a_part_is_one_of_those_that_there_are(part: Any):
+    with pytest.raises(ConfigError) as error:
+        make([[[30]]] * 4)[1].plan(0, part)
+    assert str(error.value) == f"part={part!r} cannot be used: expected an integer from 0 to 0"
 
 
 def test_uniform_quota_is_what_nine_in_ten_can_fill():
@@ -364,3 +471,8 @@ def test_quota_grows_with_a_power_of_what_is_held():
     assert quotas(held, 1).tolist() == held.tolist()
     assert quotas(held, 0.5).tolist() == [0, 1, *[4] * 20, 8, 40, 40]
     assert quotas(held, 0.0).tolist() == [0, 1, *[4] * 20, 4, 4, 4]
+    with decimal.localcontext() as context:  # that of the program is its own
+        context.prec = 2
+        assert quotas(np.array([*[4] * 20, 1_000_000]), 0.5).tolist() == [*[4] * 20, 2000]
+        assert quotas(np.array([*[4] * 20, 998_002]), 0.5).tolist() == [*[4] * 20, 1998]
+    assert quotas(np.array([*[1] * 20, 2, 1024]), 0.1).tolist() == [*[1] * 20, 1, 2]  # 1.07 and 2

@@ -114,8 +114,30 @@ def test_gaps_shorter_than_min_silence_are_bridged():
 
 
 def test_without_voice_detection_everything_is_one_interval():
-    samples = bursts(1, 5000)
+    samples = np.zeros(5000, dtype=np.float32)
+    samples[2000:2100] = 0.3
+    assert len(samples) > np.diff(voiced_intervals(samples, RATE, VoiceConfig(voice_window=512, voice_hop=256)))
     assert voiced_intervals(samples, RATE, VoiceConfig(voice="none")).tolist() == [[0, 5000]]
+
+
+@pytest.mark.parametrize(("window", "hop"), [(2, 1), (512, 256), (2048, 512), (2048, 256)])
+def test_no_interval_begins_where_the_waveform_ends(window, hop):
+    """Ten whole hops of which the last is the loudest, and frames of which all but the loudest are no voice."""
+    config = VoiceConfig(voice_window=window, voice_hop=hop, top_db=0.01)
+    for seed in range(20):
+        energies = np.append(window * np.random.default_rng(seed).uniform(0, 1, 10), 0.0)
+        energies[9] = window
+        intervals = voice.voiced_intervals(energies, 10 * hop, RATE, config)
+        assert np.all(intervals[:, 0] < intervals[:, 1])
+    energies[:9] = 0
+    assert voice.voiced_intervals(energies, 10 * hop, RATE, config)[-1, 1] == 10 * hop
+
+
+def test_a_frame_just_top_db_below_the_loudest_is_no_voice():
+    """As librosa has it: powers are 1, 1, 0.1 and 0.1, and their neighbours a little more."""
+    config = VoiceConfig(voice_window=2, voice_hop=1, top_db=10.0)
+    assert voice.voiced_intervals(np.array([2.0, 0.0, 0.2, 0.0]), 3, RATE, config).tolist() == [[0, 2]]
+    assert voice.voiced_intervals(np.array([2.0, 0.0, 0.21, 0.0]), 3, RATE, config).tolist() == [[0, 3]]
 
 
 @pytest.mark.parametrize("voice", ["none", "join", "mask"])
@@ -128,13 +150,21 @@ def test_without_voice_detection_everything_is_one_interval():
     ],
 )
 def test_silence_is_refused_with_its_level(voice, samples, level):
-    with pytest.raises(SilentAudioError, match=f"the loudest part is at {level} dBFS, below silence_dbfs=-80"):
+    message = f"^the loudest part is at {level} dBFS, below silence_dbfs=-80$"
+    with np.errstate(all="raise"), pytest.raises(SilentAudioError, match=message):
         voiced_intervals(samples, RATE, VoiceConfig(voice=voice))
 
 
 def test_silence_is_a_matter_of_silence_dbfs():
     quiet = tone(200, 1.0, level=1e-4)  # -83 dBFS
     assert len(voiced_intervals(quiet, RATE, VoiceConfig(silence_dbfs=-84))) == 1
+
+
+def test_what_is_just_as_loud_as_silence_dbfs_is_no_silence():
+    config = VoiceConfig(voice_window=2, voice_hop=1, silence_dbfs=-20)
+    assert voice.voiced_intervals(np.array([2 * 10**-2.0, 0.0]), 1, RATE, config).tolist() == [[0, 1]]
+    with pytest.raises(SilentAudioError, match=r"at -20\.0 dBFS, below silence_dbfs=-20$"):
+        voice.voiced_intervals(np.array([1.999 * 10**-2.0, 0.0]), 1, RATE, config)
 
 
 def test_a_click_of_one_active_bit_is_silence_but_speech_at_minus_60_is_not():
@@ -173,11 +203,16 @@ def test_positions_lead_back_through_the_splice(intervals):
     joined = join(source, intervals.tolist())
     assert joined.tolist() == [i for start, end in intervals.tolist() for i in range(start, end)]
     assert [source_position(intervals, place) for place in range(len(joined))] == joined.tolist()
+    assert source_position(intervals, len(joined)) == intervals[-1, 1]
 
 
 def test_joining_one_interval_copies_nothing():
     source = np.arange(100, dtype=np.float32)
     assert np.shares_memory(join(source, [[10, 90]]), source)
+
+
+def test_nothing_is_joined_to_nothing():
+    assert join(np.ones(3, dtype=np.float32), []).tolist() == []
 
 
 def test_energy_of_intervals_reaches_to_the_end_of_the_waveform():
