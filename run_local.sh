@@ -133,7 +133,9 @@ case "${1-demo}" in
     shift
     install test
     cd "$repo"
-    "$venv/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+    # One process more than cores, as tests of whole jobs mostly wait for programs; four hold some gigabytes.
+    processes=$("$venv/bin/python" -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+    "$venv/bin/python" -m pytest -n "$processes" --dist loadfile --no-loadscope-reorder "$@"
     ;;
   docs)
     install docs
