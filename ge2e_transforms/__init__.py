@@ -2,6 +2,7 @@
 
 The public names are loaded on first use, so that reading a dataset imports NumPy and pyarrow only, and
 TensorFlow only where a `tf.data.Dataset` is asked for.
+It must not import a file of the package before a name of it is asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A short tone in each format that a job decodes, compressed and as text, for `selftest.decode_sample`.
 
 `selftest.tone`, 0.2 s at 16 kHz, as the bytes of a file, by zlib and Base85.
-Written by `tests/tools/make_codec_samples.py`.
+Written by `tests/tools/make_codec_samples.py`. It must not know how they are decoded.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 A scanner gives its rows in sorted order of their paths, with absolute paths and file sizes, and ends with a
 warning about audio that it left out, or with an error that shows what it found if nothing fits.
 
-Speaker ids count in the namespace of their population: corpora that share speakers share one. No recording is opened:
-names and tables tell all.
+Speaker ids count in the namespace of their population: corpora that share speakers share one.
+
+It must not open a recording: names and tables tell all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How a corpus or a list is offered by `ge2e manifest`: an entry of `KINDS` in the file that reads it.
 
 The command makes parser, help and completion of the entries; it knows no kind by name but its own, `list`.
+It must not know how a corpus is read.
 """
 
 from __future__ import annotations

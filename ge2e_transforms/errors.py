@@ -3,8 +3,8 @@
 Two kinds. A `DataError` is about one manifest row: it is caught where the row is handled and becomes a
 `LedgerRow`, and the job goes on. Every other `Ge2eError` ends the command with its message. Messages say
 what was wrong, what was expected, what was got, where, and what to do. Any exception that is not a
-`Ge2eError` is a bug in this project and is never caught. This file imports no other of the package,
-so all may import it.
+`Ge2eError` is a bug in this project and is never caught. It must not import another file of
+the package, so that all may import it.
 """
 
 from __future__ import annotations

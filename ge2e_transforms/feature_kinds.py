@@ -2,7 +2,7 @@
 
 All that depends on the kind alone is asked here: choices of flags and options, widths, the row of silence, inversion,
 cards and reports. A kind makes each frame from its own bands: what looks at the frames beside it would see others in a
-crop that is computed when reading.
+crop that is computed when reading. It must not know how bands are computed, or where rows go.
 """
 
 from __future__ import annotations

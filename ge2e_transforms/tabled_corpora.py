@@ -1,6 +1,6 @@
 """Corpora whose recordings stand in tables: Common Voice, and folders of audio as the Hugging Face Hub takes them.
 
-Durations are seconds. No recording is opened: names and tables tell all.
+Durations are seconds. It must not open a recording: names and tables tell all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lists of wespeaker, NeMo and SpeechBrain to manifest rows, in the order in which they stand.
 
 Rows have absolute paths or URLs, and the size of local files. Times are seconds. No audio is read: of wespeaker's tars
-only the headers and the names of speakers.
+only the headers and the names of speakers. It must not decode a recording.
 """
 
 from __future__ import annotations

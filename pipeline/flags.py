@@ -1,6 +1,6 @@
 """Flags of the commands that run a job. Beam is not needed for them, so that help is there at once.
 
-`options` makes of what was given what the stages take. Sizes are MiB where a flag says so.
+`options` makes of what was given what the stages take. Sizes are MiB where a flag says so. It must not import Beam.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """PlanDataset: expected milliseconds of speech per speaker to the one plan, which the other stages follow.
 
 No row of a manifest comes here. What stands in the output decides with: a dataset is adopted, replaced or added to.
+It must not open a recording.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the rows of the manifests name, from their headers alone: lengths, rates, speakers, and what looks wrong.
 
-Nothing is decoded. Seconds are those of the recordings, before voice is looked for.
+Nothing is decoded. Seconds are those of the recordings, before voice is looked for. It must not compute features.
 """
 
 from __future__ import annotations

@@ -426,8 +426,10 @@ def test_functions_are_short(path):
 
 
 @pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)
-def test_files_say_first_what_they_are_for(path):
+def test_files_say_first_what_they_are_for_and_what_they_must_not_know(path):
     assert ast.get_docstring(tree_of(path))
+    first_lines = path.read_text(encoding="utf-8").partition("\nfrom __future__")[0]
+    assert "must not" in " ".join(first_lines.split())
 
 
 @pytest.mark.parametrize("path", LIBRARY + PIPELINE, ids=name_of)

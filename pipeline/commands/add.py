@@ -1,4 +1,7 @@
-"""`ge2e add`: more manifests into a dataset that is there."""
+"""`ge2e add`: more manifests into a dataset that is there.
+
+Counts are of manifest rows. It must not know how a dataset grows: `grow` and the job do.
+"""
 
 from __future__ import annotations
 

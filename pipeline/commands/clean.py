@@ -1,4 +1,7 @@
-"""`ge2e clean`: removes what killed jobs and replaced datasets left in a folder."""
+"""`ge2e clean`: removes what killed jobs and replaced datasets left in a folder.
+
+Sizes are bytes. It must not know which files are ours: `pipeline.clean` does.
+"""
 
 from __future__ import annotations
 

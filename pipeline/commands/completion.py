@@ -1,4 +1,7 @@
-"""`ge2e completion`: a script that completes commands, flags and files in a shell."""
+"""`ge2e completion`: a script that completes commands, flags and files in a shell.
+
+It must not know any command: the program's own parser is asked.
+"""
 
 from __future__ import annotations
 

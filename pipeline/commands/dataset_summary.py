@@ -1,6 +1,6 @@
 """What `ge2e run` and `ge2e inspect` both say of a dataset: its splits, its copies, and what is doubtful.
 
-From metadata alone: no index and no record is read. Lengths are seconds of speech in features.
+From metadata alone: no index and no record is read. Lengths are seconds of speech in features. It must not print.
 """
 
 from __future__ import annotations

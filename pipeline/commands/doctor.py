@@ -1,4 +1,7 @@
-"""`ge2e doctor`: a table for each worker process, then what would go wrong."""
+"""`ge2e doctor`: a table for each worker process, then what would go wrong.
+
+Sizes are GiB. It must not know what a fault means: `diagnosis` says it.
+"""
 
 from __future__ import annotations
 

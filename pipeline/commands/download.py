@@ -1,4 +1,7 @@
-"""`ge2e download`: a corpus that may be had freely, from where it is published."""
+"""`ge2e download`: a corpus that may be had freely, from where it is published.
+
+Sizes are bytes. It must not know how an archive is fetched: `pipeline.download` does.
+"""
 
 from __future__ import annotations
 

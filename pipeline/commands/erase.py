@@ -1,4 +1,7 @@
-"""`ge2e erase`: takes speakers out of a dataset, for good."""
+"""`ge2e erase`: takes speakers out of a dataset, for good.
+
+Speakers are `namespace/speaker_id`. It must not know which files are written anew: `pipeline.erase` does.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """`ge2e extract`: features of recordings by the recipe of a dataset, equal to what a job would store.
 
 Features as `FeatureExtractor` joins them; times in flags are seconds.
+It must not know how features are computed: `inference` does.
 """
 
 from __future__ import annotations

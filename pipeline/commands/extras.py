@@ -1,4 +1,7 @@
-"""What commands need beside the base of the package: an extra that is missing is told by its name."""
+"""What commands need beside the base of the package: an extra that is missing is told by its name.
+
+It must not know what a command does with it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ge2e inspect`: what is in a dataset, as tables or as one JSON object."""
+"""`ge2e inspect`: what is in a dataset, as tables or as one JSON object.
+
+Lengths are seconds, sizes bytes. It must not open an index or a record: metadata alone is read.
+"""
 
 from __future__ import annotations
 

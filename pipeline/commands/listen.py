@@ -1,6 +1,6 @@
 """`ge2e listen`: one stored utterance as a WAV, so that one can hear what is trained on.
 
-Samples are mono float32 in [-1, 1], levels and gain dB.
+Samples are mono float32 in [-1, 1], levels and gain dB. It must not know how features are inverted: `inversion` does.
 """
 
 from __future__ import annotations

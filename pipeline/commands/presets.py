@@ -1,4 +1,7 @@
-"""`ge2e presets`: the recipes that `--preset` begins with, and in what they differ."""
+"""`ge2e presets`: the recipes that `--preset` begins with, and in what they differ.
+
+Units stand in the names of fields. It must not know how a recipe is computed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ge2e report`: a page about a dataset, for people: figures, spectrograms, suspects, ledger, licences."""
+"""`ge2e report`: a page about a dataset, for people: figures, spectrograms, suspects, ledger, licences.
+
+It must not know what is on the page: `report_page` does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ge2e retry`: rows that were rejected, read again after their files were mended."""
+"""`ge2e retry`: rows that were rejected, read again after their files were mended.
+
+Counts are of ledger rows. It must not know which rows are read again: the plan of the job says it.
+"""
 
 from __future__ import annotations
 

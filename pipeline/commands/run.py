@@ -1,4 +1,7 @@
-"""`ge2e run`: the pipeline, and a summary of what it made."""
+"""`ge2e run`: the pipeline, and a summary of what it made.
+
+Lengths are seconds. It must not know the stages: `main` runs the graph.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What commands print with: names of a dataset are shown as text, whatever is in them."""
+"""What commands print with: names of a dataset are shown as text, whatever is in them.
+
+It must not know what is printed.
+"""
 
 from __future__ import annotations
 

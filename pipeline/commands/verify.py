@@ -1,4 +1,7 @@
-"""`ge2e verify`: re-reads a dataset; prints its digest, or compares it with another."""
+"""`ge2e verify`: re-reads a dataset; prints its digest, or compares it with another.
+
+It must not know what is checked: `ge2e_transforms.verify` and `digest` do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ge2e verify-batches`: what every batch promises, checked on a dataset, and what its epochs use and leave."""
+"""`ge2e verify-batches`: what every batch promises, checked on a dataset, and what its epochs use and leave.
+
+It must not know what is promised: `ge2e_transforms.verify_batches` does.
+"""
 
 from __future__ import annotations
 
