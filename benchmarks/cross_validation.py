@@ -41,8 +41,8 @@ _PIECE = 200
 _SUBSET, _OTHERS = "train-clean-100", "test-other"
 # Arguments of every training: 16 speakers x 4 crops of 121 frames, two layers of 128, an embedding of 64.
 TRAIN = (
-    "--steps 1500 --learning-rate 0.003 --speakers 16 --utterances 4 --crop-frames 121 "
-    "--layers 2 --units 128 --embedding 64 --equalizer-db -6 6 --gain-db -20 0"
+    "--steps 1500 --learning_rate 0.003 --speakers_per_batch 16 --utterances_per_speaker 4 --crop_frames 121 "
+    "--layers 2 --units 128 --embedding 64 --equalizer_db -6 6 --gain_db -20 0"
 )
 _EQUALIZER_DB, _GAIN_DB = (-6.0, 6.0), (-20.0, 0.0)
 _OCTAVES_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)

@@ -48,7 +48,7 @@ def main() -> None:
         work = Path(folder)
         timing.write_rows(work / "speech.csv", timing.speech(args.speech))
         timing.ge2e_run(work / "speech.csv", work / "features", 2)
-        flags = ["train", str(work / "features"), "--steps", str(STEPS), "--checkpoint-every", str(EVERY), "--output"]
+        flags = ["train", str(work / "features"), "--steps", str(STEPS), "--checkpoint_every", str(EVERY), "--output"]
         plain, killed = [sys.executable, str(EXAMPLE)], [sys.executable, "-c", _KILLED, str(EXAMPLE)]
         subprocess.run([*plain, *flags, str(work / "undisturbed")], check=True)
         ended = subprocess.run([*killed, *flags, str(work / "killed")], check=False).returncode

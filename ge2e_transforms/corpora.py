@@ -267,7 +267,7 @@ def _libri_kind(title: str, scan: Callable[..., Iterator[Utterance]]) -> CorpusK
     notes = (
         f"train-*, dev-* and test-* become the splits train, valid and test. Namespace: libri.\n\nexamples:\n"
         f"  ge2e manifest {name} /corpora/{title} -o {name}.csv\n"
-        f"  ge2e manifest {name} /corpora/{title}/train-clean-100 --no-splits -o part.csv.gz\n"
+        f"  ge2e manifest {name} /corpora/{title}/train-clean-100 --no_splits -o part.csv.gz\n"
         f"  ge2e manifest {name} /corpora/{title} --subset train-clean-100 --limit_speakers 100 -o trial.csv\n"
     )
     return CorpusKind(

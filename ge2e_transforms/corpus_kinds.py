@@ -56,7 +56,7 @@ OF_LISTS: Options = {
     },
     "--split": {"default": "", "metavar": "NAME", "help": "split of all rows (default: drawn later)"},
 }
-NO_SPLITS: Options = {"--no-splits": {"action": "store_true", "help": "leave the splits to the pipeline"}}
+NO_SPLITS: Options = {"--no_splits": {"action": "store_true", "help": "leave the splits to the pipeline"}}
 SOURCE: Options = {"--source": {"default": "", "metavar": "NAME", "help": "name of the corpus (default: ROOT's name)"}}
 
 

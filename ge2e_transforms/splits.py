@@ -136,7 +136,7 @@ def split_rule(totals: Sequence[SpeakerTotal], config: PlanConfig) -> SplitRule:
         raise PlanError(
             "the manifests name the split of every speaker, so there is nothing to draw a test or valid split "
             "from: leave out --test_speakers, --test_fraction, --valid_speakers and --valid_fraction, or make the "
-            "manifest without splits (`ge2e manifest librispeech --no-splits`)"
+            "manifest without splits (`ge2e manifest librispeech --no_splits`)"
         )
     test_below = _bound(0, free, config.test_speakers, config.test_fraction)
     valid_below = _bound(test_below, free, config.valid_speakers, config.valid_fraction)

@@ -169,7 +169,7 @@ def test_seed_and_iterations_decide_the_samples(
 
 def test_gain_is_applied_and_never_clips(dataset: Datasets, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def heard(gain: str) -> tuple[npt.NDArray[np.float64], str]:
-        status, text, _ = ge2e(capsys, "listen", dataset("raw"), ODD, "-o", tmp_path / "a.wav", "--gain", gain)
+        status, text, _ = ge2e(capsys, "listen", dataset("raw"), ODD, "-o", tmp_path / "a.wav", "--gain_db", gain)
         assert status == 0
         return samples_of(tmp_path / "a.wav") / 32768, text
 
@@ -209,7 +209,7 @@ def test_two_speakers_with_one_id_are_told_apart(
     told = re.match(r"ge2e: DatasetError: 2 speakers have an utterance 'same': '(\S+/s0)', '(\S+/s1)'\. ", errors)
     assert told is not None
     for speaker in told.groups():
-        assert ge2e(capsys, "listen", dataset("raw"), "same", "--speaker_id", speaker, "-o", tmp_path / "a.wav")[0] == 0
+        assert ge2e(capsys, "listen", dataset("raw"), "same", "--speaker", speaker, "-o", tmp_path / "a.wav")[0] == 0
         expected = np.concatenate(stored(dataset("raw"), "same", speaker))[:, 0]
         assert np.array_equal(samples_of(tmp_path / "a.wav"), expected)
 
@@ -222,7 +222,7 @@ def test_an_unknown_utterance_or_speaker_is_named(
     assert status == 1
     assert errors.startswith(f"ge2e: DatasetError: {dataset(name)} has no utterance 'sane'")
     assert "Near it: 'same'" in errors
-    status, _, errors = ge2e(capsys, "listen", dataset(name), "same", "--speaker_id", "s9", "-o", tmp_path / "a.wav")
+    status, _, errors = ge2e(capsys, "listen", dataset(name), "same", "--speaker", "s9", "-o", tmp_path / "a.wav")
     assert (status, "has no speaker 's9'" in errors) == (1, True)
     assert not list(tmp_path.iterdir())
 
@@ -280,8 +280,8 @@ def test_wrong_values_and_wrong_usage(dataset: Datasets, tmp_path: Path, capsys:
     for changes, expected in (
         (("--iterations", "0"), "iterations=0 cannot be used"),
         (("--seed", "-1"), "seed=-1 cannot be used"),
-        (("--gain", "nan"), "gain=nan cannot be used"),
-        (("--gain", "101"), "gain=101.0 cannot be used"),
+        (("--gain_db", "nan"), "gain_db=nan cannot be used"),
+        (("--gain_db", "101"), "gain_db=101.0 cannot be used"),
     ):
         status, _, errors = ge2e(capsys, "listen", dataset("ge2e"), ODD, "-o", tmp_path / "a.wav", *changes)
         assert (status, expected in errors) == (1, True)

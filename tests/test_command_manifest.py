@@ -74,7 +74,7 @@ def test_librispeech(libri: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ge2e("librispeech", str(libri), "-o", str(output)) == 0
     assert capsys.readouterr().out == f"{output}: 1 rows, 1 speakers, 1 sessions, 0.0 MB of audio\n"
     assert [row.split for row in rows_of(output)] == ["test"]
-    ge2e("librispeech", str(libri), "--no-splits", "-o", str(output))
+    ge2e("librispeech", str(libri), "--no_splits", "-o", str(output))
     assert [row.split for row in rows_of(output)] == [""]
 
 
@@ -182,7 +182,7 @@ def test_trees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ("voxceleb/id10001", "v/1", "voxceleb1", "train"),
         ("voxceleb/id10002", "v/1", "voxceleb1", "test"),
     ]
-    found = made(tmp_path, "voxceleb2", str(vox), "--table", str(table), "--no-splits", "--namespace", "n")
+    found = made(tmp_path, "voxceleb2", str(vox), "--table", str(table), "--no_splits", "--namespace", "n")
     assert found[0] == ("n/id10001", "v/1", "voxceleb2", "")
     written(tmp_path / "vctk", "p225/p225_001_mic1.flac", "p225/p225_001_mic2.flac")
     assert made(tmp_path, "vctk", str(tmp_path / "vctk"), "--mic", "2") == [("vctk/p225", "p225_001", "vctk", "")]

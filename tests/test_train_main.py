@@ -28,7 +28,7 @@ SMALL = [
     "8",
     "--embedding",
     "8",
-    "--crop-frames",
+    "--crop_frames",
     "50",
 ]
 
@@ -54,7 +54,7 @@ def trained(main, documents, tmp_path_factory):
 def test_from_a_dataset_to_a_verdict(main, documents, trained, tmp_path, capsys):
     features, new = str(documents / "features"), str(documents / "new.wav")
     other = str(next((documents / "corpus").rglob("*.wav")))
-    flags = ["--split", "test", "--no-cross-session", "--store-threshold"]
+    flags = ["--split", "test", "--no-cross_session", "--store_threshold"]
     assert main(["evaluate", str(trained), features, "--output", str(tmp_path / "evaluation"), *flags]) == 0
     results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
     assert "EER" in capsys.readouterr().out and 0 <= results["eer"] <= 1
@@ -86,10 +86,10 @@ def test_every_setting_has_its_flag(main):
     """And each flag of the page is one of the program."""
     text = (EXAMPLE / "__main__.py").read_text()
     for name in training.Settings.__dataclass_fields__:
-        assert f'add("--{name.replace("_", "-")}"' in text, name
+        assert f'add("--{name}"' in text, name
     page = (EXAMPLE / "README.md").read_text()
     assert all(
-        f'"{flag}"' in text for flag in re.findall(r"--[a-z][a-z-]+", page) if flag not in ("--logdir", "--manifest")
+        f'"{flag}"' in text for flag in re.findall(r"--[a-z][a-z_-]+", page) if flag not in ("--logdir", "--manifest")
     )
 
 

@@ -21,7 +21,15 @@ from ge2e_transforms.errors import ConfigError
 
 EXAMPLE = Path(training.__file__).parent
 SMALL = Settings(
-    steps=9, speakers=6, utterances=3, crop_frames=30, units=16, embedding=8, layers=1, checkpoint_every=2, seed=3
+    steps=9,
+    speakers_per_batch=6,
+    utterances_per_speaker=3,
+    crop_frames=30,
+    units=16,
+    embedding=8,
+    layers=1,
+    checkpoint_every=2,
+    seed=3,
 )
 
 
@@ -79,7 +87,14 @@ def test_crops_are_new_in_every_epoch(dataset):
 
 def test_it_learns(dataset, tmp_path):
     settings = Settings(
-        steps=60, speakers=6, utterances=3, crop_frames=30, units=16, embedding=8, layers=1, learning_rate=0.01
+        steps=60,
+        speakers_per_batch=6,
+        utterances_per_speaker=3,
+        crop_frames=30,
+        units=16,
+        embedding=8,
+        layers=1,
+        learning_rate=0.01,
     )
     losses = [step.loss for step in train(dataset, tmp_path, settings)]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
@@ -138,7 +153,7 @@ def test_waveforms_are_no_features_to_train_on(tmp_path):
     ("field", "value", "expected"),
     [
         ("steps", 0, "an integer from 1"),
-        ("utterances", 1, "an integer from 2"),
+        ("utterances_per_speaker", 1, "an integer from 2"),
         ("learning_rate", 0.0, r"a number in \(0, 1\]"),
         ("loss", "triplet", "one of softmax, contrast"),
         ("normalize", "utterance", "one of none, dataset, crop"),

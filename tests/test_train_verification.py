@@ -134,7 +134,7 @@ def test_two_recordings_of_speech(encoders, encoder, librispeech):
 def test_there_must_be_a_threshold(encoder, sounds):
     files = (sounds / "a.wav", sounds / "b.flac")
     fresh = Encoder(encoder.network, dataclasses.replace(encoder.about, threshold=None))
-    with pytest.raises(EncoderError, match=r"has no threshold: .*`evaluate --store-threshold`.* with --threshold"):
+    with pytest.raises(EncoderError, match=r"has no threshold: .*`evaluate --store_threshold`.* with --threshold"):
         verify(fresh, *files)
     assert verify(fresh, *files, threshold=0.25).threshold == 0.25
     for threshold in (1.5, float("nan")):

@@ -1,7 +1,7 @@
 """Trains a speaker encoder on a dataset with the GE2E loss, evaluates it, exports it, and compares two recordings.
 
 python examples/train_ge2e train features --output encoder --steps 3000
-python examples/train_ge2e evaluate encoder features --split test --output evaluation --store-threshold
+python examples/train_ge2e evaluate encoder features --split test --output evaluation --store_threshold
 python examples/train_ge2e export encoder --output exported
 python examples/train_ge2e verify exported/encoder.tflite a.flac b.flac
 
@@ -94,10 +94,10 @@ def _add_train(commands: Any) -> None:
     add("dataset", help="folder of a dataset, or its gs:// or s3:// URL")
     add("--output", required=True, help="folder for the encoder, its checkpoints and logs")
     add("--steps", type=int, default=10_000, help="batches in all (%(default)s)")
-    add("--speakers", "-n", type=int, default=16, help="N, speakers of a batch (%(default)s)")
-    add("--utterances", "-m", type=int, default=4, help="M, crops of each of them (%(default)s)")
-    add("--crop-frames", type=int, help="rows of a crop (the dataset's feature_shape)")
-    add("--learning-rate", type=float, default=3e-3, help="of Adam, falling to 0 (%(default)s)")
+    add("--speakers_per_batch", "-n", type=int, default=16, help="N, speakers of a batch (%(default)s)")
+    add("--utterances_per_speaker", "-m", type=int, default=4, help="M, crops of each of them (%(default)s)")
+    add("--crop_frames", type=int, help="rows of a crop (the dataset's feature_shape)")
+    add("--learning_rate", type=float, default=3e-3, help="of Adam, falling to 0 (%(default)s)")
     add("--loss", choices=("softmax", "contrast"), default="softmax", help="form of the GE2E loss (%(default)s)")
     add("--normalize", choices=("none", "dataset", "crop"), default="dataset", help="%(default)s; kept in the encoder")
     add("--layers", type=int, default=2, help="of LSTM (%(default)s)")
@@ -105,13 +105,13 @@ def _add_train(commands: Any) -> None:
     add("--embedding", type=int, default=64, help="size of an embedding (%(default)s)")
     add("--pooling", choices=("mean", "last"), default="mean", help="of frames: their mean, or the last (%(default)s)")
     range_of = {"nargs": 2, "type": float, "metavar": ("LOW", "HIGH")}
-    add("--equalizer-db", **range_of, default=(-6.0, 6.0), help="drawn for each crop (-6 6); 0 0 for none")
-    add("--gain-db", **range_of, default=(-20.0, 0.0), help="drawn for each crop (-20 0); 0 0 for none")
+    add("--equalizer_db", **range_of, default=(-6.0, 6.0), help="drawn for each crop (-6 6); 0 0 for none")
+    add("--gain_db", **range_of, default=(-20.0, 0.0), help="drawn for each crop (-20 0); 0 0 for none")
     add("--noise", help="dataset of noise for half of the crops, at 0 to 15 dB")
     add("--distinct", choices=("strict", "prefer", "any"), default="prefer", help="must M crops be of M utterances?")
-    add("--distinct-sessions", action="store_true", help="and of M sessions")
+    add("--distinct_sessions", action="store_true", help="and of M sessions")
     add("--seed", type=int, default=0, help="of first weights and crops (%(default)s)")
-    add("--checkpoint-every", type=int, default=100, help="steps (%(default)s)")
+    add("--checkpoint_every", type=int, default=100, help="steps (%(default)s)")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -121,12 +121,12 @@ def _add_evaluate(commands: Any) -> None:
     add("--output", required=True, help="folder for results, scores and pictures")
     add("--split", default="test", help="of which trials are drawn (%(default)s)")
     add("--trials", metavar="FILE", help="a list of 'label enrol test' instead, such as VoxCeleb's")
-    add("--per-speaker", type=int, default=100, help="most target trials of a speaker (%(default)s)")
+    add("--per_speaker", type=int, default=100, help="most target trials of a speaker (%(default)s)")
     both = argparse.BooleanOptionalAction
-    add("--cross-session", action=both, default=True, help="targets of two sessions: within one they measure the room")
+    add("--cross_session", action=both, default=True, help="targets of two sessions: within one they measure the room")
     add("--seed", type=int, default=0, help="of trials and intervals (%(default)s)")
-    add("--p-target", type=float, default=0.01, help="prior of a target trial for the minDCF (%(default)s)")
-    add("--store-threshold", action="store_true", help="keep the threshold at the equal error rate for `verify`")
+    add("--p_target", type=float, default=0.01, help="prior of a target trial for the minDCF (%(default)s)")
+    add("--store_threshold", action="store_true", help="keep the threshold at the equal error rate for `verify`")
 
 
 def _add_export(commands: Any) -> None:

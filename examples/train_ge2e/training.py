@@ -47,8 +47,8 @@ class Settings:
 
     Attributes:
         steps: batches in all; the learning rate falls to 0 along a half cosine over them.
-        speakers: N, speakers of a batch.
-        utterances: M, crops of each, 2 or more.
+        speakers_per_batch: N, speakers of a batch.
+        utterances_per_speaker: M, crops of each, 2 or more.
         crop_frames: rows of a crop; None is the dataset's `feature_shape`.
         learning_rate: of Adam, at the start.
         loss: 'softmax' or 'contrast'.
@@ -69,8 +69,8 @@ class Settings:
     """
 
     steps: int = 10_000
-    speakers: int = 16
-    utterances: int = 4
+    speakers_per_batch: int = 16
+    utterances_per_speaker: int = 4
     crop_frames: int | None = None
     learning_rate: float = 3e-3
     loss: str = "softmax"
@@ -90,7 +90,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("steps", "layers", "units", "embedding", "checkpoint_every"):
             check_integer(name, getattr(self, name), 1, 1 << 31)
-        check_integer("utterances", self.utterances, 2, 1 << 31)
+        check_integer("utterances_per_speaker", self.utterances_per_speaker, 2, 1 << 31)
         check_number("learning_rate", self.learning_rate, 0, 1, open_low=True)
         check_one_of("loss", self.loss, FORMS)
         check_one_of("normalize", self.normalize, NORMALIZATIONS)
@@ -103,8 +103,8 @@ class Settings:
             augment = MelAugment(noise=self.noise, equalizer_db=self.equalizer_db, gain_db=self.gain_db)
         return BatchLoader(
             dataset,
-            speakers_per_batch=self.speakers,
-            utterances_per_speaker=self.utterances,
+            speakers_per_batch=self.speakers_per_batch,
+            utterances_per_speaker=self.utterances_per_speaker,
             crop_frames=self.crop_frames,
             seed=self.seed,
             layout="time_mel",
@@ -180,7 +180,7 @@ class Trainer:
     """
 
     def __init__(self, network: Any, settings: Settings) -> None:
-        self.network, self.loss = network, GE2ELoss(settings.utterances, settings.loss)
+        self.network, self.loss = network, GE2ELoss(settings.utterances_per_speaker, settings.loss)
         self.loss.build((None, settings.embedding))
         # Adam makes steps of a size that gradients have no part in, so the paper's smaller gradients for the projection
         # and for scale and offset (section 3) have none here, too.

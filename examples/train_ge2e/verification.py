@@ -123,7 +123,7 @@ def _threshold(about: About, given: float | None) -> float:
     if about.threshold is None:
         raise EncoderError(
             "the encoder has no threshold: expected the cosine from which on two recordings are of one speaker. Run "
-            "`evaluate --store-threshold` (and export again), or give one with --threshold"
+            "`evaluate --store_threshold` (and export again), or give one with --threshold"
         )
     return about.threshold
 

@@ -30,7 +30,7 @@ Samples = npt.NDArray[np.float32]
 
 _EXAMPLES = """examples:
   ge2e listen features 84-121123-0000 -o heard.wav
-  ge2e listen features utt00.wav --speaker_id synth/spk00 -o heard.wav --gain 12
+  ge2e listen features utt00.wav --speaker synth/spk00 -o heard.wav --gain_db 12
   ge2e listen s3://bucket/features 84-121123-0000 -o heard.wav --iterations 200 --seed 7
 
 Raw samples are written bit for bit. Log-mels hold no phase, and harmonics only where bands are narrow: what they do not
@@ -47,18 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = "16-bit, one channel; replaced if it is there, never inside of the dataset"
     parser.add_argument("-o", "--output", required=True, metavar="FILE.wav", help=output)
     speaker = "namespace/speaker_id; needed where several speakers have an utterance of this id"
-    parser.add_argument("--speaker_id", metavar="ID", help=speaker)
+    parser.add_argument("--speaker", metavar="ID", help=speaker)
     many = f"of Griffin-Lim, which looks for phases (default: {inversion.ITERATIONS})"
     parser.add_argument("--iterations", type=int, default=inversion.ITERATIONS, metavar="N", help=many)
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the phases it begins with (default: 0)")
     gain = "louder or, below 0, softer than it is trained on (default: 0); never so loud that it clips"
-    parser.add_argument("--gain", type=float, default=0.0, metavar="DB", help=gain)
+    parser.add_argument("--gain_db", type=float, default=0.0, metavar="DB", help=gain)
     parser.set_defaults(command=command)
 
 
 def command(args: argparse.Namespace) -> int:
     """Writes the file, whole or not at all, and says in a line what it holds."""
-    check_number("gain", args.gain, -_MOST_GAIN_DB, _MOST_GAIN_DB)
+    check_number("gain_db", args.gain_db, -_MOST_GAIN_DB, _MOST_GAIN_DB)
     dataset = Dataset.open(args.dataset)
     path = place_of_result(dataset, args.output, "heard.wav")
     check(path.suffix.lower() == ".wav", "--output", args.output, "a name that ends in .wav, which it will be")
@@ -66,9 +66,9 @@ def command(args: argparse.Namespace) -> int:
     raw = recipe.feature.features == "raw"
     if not raw and find_spec("librosa") is None:
         raise MissingExtraError("librosa, which `ge2e listen` needs unless features are raw,", "listen")
-    pieces = list(_pieces(dataset, args.utterance, args.speaker_id))
+    pieces = list(_pieces(dataset, args.utterance, args.speaker))
     heard = [piece[:, 0] if raw else inversion.waveform(piece, recipe, args.iterations, args.seed) for piece in pieces]
-    sound, told = _louder(np.concatenate(heard), args.gain)
+    sound, told = _louder(np.concatenate(heard), args.gain_db)
     rate = recipe.audio.sample_rate_hz
     write_result(path, _wav(sound, rate))
     facts = [f"{path}: {len(sound) / rate:.2f} s at {rate} Hz, {_level_dbfs(sound):.1f} dBFS"]
