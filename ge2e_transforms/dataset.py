@@ -22,7 +22,7 @@ from ge2e_transforms.config import Recipe
 from ge2e_transforms.errors import DatasetError
 from ge2e_transforms.files import Cache, Folder, open_folder
 from ge2e_transforms.records import DTYPES, crc32c_of
-from ge2e_transforms.shard_files import LocalShards, StoreShards, open_shards
+from ge2e_transforms.shard_files import READERS, LocalShards, StoreShards, open_shards
 from ge2e_transforms.split_index import SplitIndex
 
 
@@ -132,7 +132,7 @@ class Dataset:
         for name, entry, size in zip(names, entries, self.folder.sizes(names), strict=True):
             self._refuse_size(name, entry["records_bytes"], size)
 
-    def open_shards(self, split: str, readers: int = 32) -> LocalShards | StoreShards:
+    def open_shards(self, split: str, readers: int = READERS) -> LocalShards | StoreShards:
         """Record files of a split for positional reads, numbered in order."""
         sizes = [entry["records_bytes"] for entry in self.shards(split)]
         return open_shards(self.folder, self.shard_names(split), sizes, readers)

@@ -23,7 +23,7 @@ from ge2e_transforms.feature_kinds import FEATURE_KINDS
 from ge2e_transforms.half_floats import widen
 from ge2e_transforms.records import DTYPES, HEADER_BYTES, body_is_whole, label_entry, payload_head
 from ge2e_transforms.schema import PCM16_SCALE
-from ge2e_transforms.shard_files import LocalShards, StoreShards
+from ge2e_transforms.shard_files import READERS, LocalShards, StoreShards
 from ge2e_transforms.split_index import SplitIndex
 from ge2e_transforms.stores import MOST_READERS
 from ge2e_transforms.windows import Window
@@ -62,7 +62,7 @@ class ReadingOptions:
     normalize: str = "none"
     layout: str = "mel_time"
     check_crc: str = "first"
-    readers: int = 32
+    readers: int = READERS
 
     def __post_init__(self) -> None:
         for name, allowed in (("normalize", NORMALIZE), ("layout", LAYOUTS), ("check_crc", CHECKS)):

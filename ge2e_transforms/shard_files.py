@@ -25,6 +25,8 @@ from ge2e_transforms.stores import MOST_READERS, OpenObject
 # Files kept open where the system sets no limit, and files of a store.
 _MOST_OPEN = 4096
 _MOST_OPEN_STORE = 512
+# Reads of a store in flight, unless asked for otherwise: of a store that waits 50 ms each time, 640 a second.
+READERS = 32
 # A pipe in place of a file must not be waited for.
 _READ_ONLY = os.O_RDONLY | os.O_NONBLOCK
 # The most that Linux hands over in one read is 2 GiB.
@@ -256,7 +258,7 @@ class StoreShards:
 
 
 def open_shards(
-    folder: Folder, names: Sequence[str], sizes: Sequence[int], readers: int = 32
+    folder: Folder, names: Sequence[str], sizes: Sequence[int], readers: int = READERS
 ) -> LocalShards | StoreShards:
     """Files of a folder by number. None is opened yet.
 

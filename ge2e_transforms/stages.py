@@ -206,8 +206,9 @@ class SegmentConfig(Stage):
         'windows' stores fixed windows of `crop_ms` inside each voiced interval, as the project's origin did.
     crop_ms: 1.2 s, as the project's origin had it: the length that the stored `feature_shape` speaks of, 121 frames by
         default.
-    min_utterance_ms: less voice than this in a train utterance is filtered (policy).
-    max_part_s: longer utterances are cut into parts, each a record with its own checksum.
+    min_utterance_ms: less voice than this in a train utterance is filtered; 0.3 s is a policy, and not measured.
+    max_part_s: longer utterances are cut into parts, each a record with its own checksum; of 60 s and 40 bands it takes
+        less than a megabyte.
     """
 
     segments: str = "utterance"

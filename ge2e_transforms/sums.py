@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ge2e_transforms.compiled import compiled
 
+# Four vectors of sixteen floats, or eight of eight: enough additions that none waits for the one before it.
 _LANES = 64
 
 
