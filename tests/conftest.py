@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from ge2e_transforms.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTALL_PRISM = ROOT / "tests" / "tools" / "install_prism.sh"
-INSTALL_BOOT = ROOT / "tests" / "tools" / "install_boot.sh"
+INSTALL_BEAM = ROOT / "tests" / "tools" / "install_beam.sh"
 INSTALL_CHROMIUM = ROOT / "tests" / "tools" / "install_chromium.sh"
 INSTALL_WORKER = ROOT / "tests" / "tools" / "install_worker.sh"
 MARK_OF_FIXTURE = {
@@ -110,13 +109,13 @@ def installed(what: str, *command: Path | str) -> Path:
 @pytest.fixture(scope="session")
 def prism() -> Path:
     """Binary of Beam's Prism runner of our Beam version; built on first use (one to two minutes) where Go is."""
-    return installed("PRISM", INSTALL_PRISM)
+    return installed("PRISM", INSTALL_BEAM, "prism")
 
 
 @pytest.fixture(scope="session")
 def boot() -> Path:
     """Beam's program that starts the workers of a container, of our Beam version; built on first use where Go is."""
-    return installed("WORKERS OF CONTAINERS", INSTALL_BOOT)
+    return installed("WORKERS OF CONTAINERS", INSTALL_BEAM, "boot")
 
 
 @pytest.fixture(scope="session")

@@ -542,8 +542,7 @@ def test_there_is_one_version_of_beam_and_python() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.findall(r"apache/beam_python(\S+)_sdk:(\S+)", text) == [("3.11", beam)]
     assert set(re.findall(r"python:(\d+\.\d+)-slim", text)) == {"3.11"}
-    for name in ("install_boot.sh", "install_prism.sh"):
-        assert f"version=v{beam}\n" in (ROOT / "tests" / "tools" / name).read_text()
+    assert f"version=v{beam}\n" in (ROOT / "tests" / "tools" / "install_beam.sh").read_text()
 
 
 def test_the_lock_file_names_no_host() -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,16 +87,7 @@ def test_crops_are_new_in_every_epoch(dataset):
 
 
 def test_it_learns(dataset, tmp_path):
-    settings = Settings(
-        steps=60,
-        speakers_per_batch=6,
-        utterances_per_speaker=3,
-        crop_frames=30,
-        units=16,
-        embedding=8,
-        layers=1,
-        learning_rate=0.01,
-    )
+    settings = replace(SMALL, steps=60, learning_rate=0.01)
     losses = [step.loss for step in train(dataset, tmp_path, settings)]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 

@@ -97,7 +97,7 @@ def find_parts() -> Parts:
     Raises:
         ClusterError: Java, Maven or Go is missing, or a download failed; with what the script said.
     """
-    scripts = ([HERE / "install.sh", sys.executable], [ROOT / "tests" / "tools" / "install_boot.sh"])
+    scripts = ([HERE / "install.sh", sys.executable], [ROOT / "tests" / "tools" / "install_beam.sh", "boot"])
     found = []
     for script in scripts:
         result = subprocess.run(list(map(str, script)), capture_output=True, text=True, check=False)
