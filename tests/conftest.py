@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 SLOW_FILES = [
     *("test_flink.py", "test_end_to_end.py", "test_job_on_a_store.py", "test_kill.py", "test_dataflow.py"),
     *("test_hygiene.py", "test_doctor.py", "test_jobs_at_once.py", "test_watchdog.py", "test_growth.py"),
+    *("test_commands.py", "test_report.py", "test_sampling.py", "test_train_training.py", "test_sampling_worth.py"),
 ]
 
 
