@@ -64,9 +64,12 @@ def made(output: Path, corpus: Path, *, overwrite: bool = False, **settings: obj
 def run(output: Path, corpus: Path, limit: Callable[[], None] | None = None) -> tuple[int, str]:
     """`ge2e run --overwrite`, by a worker process if there is no limit; exit status and the last line of stderr."""
     mode = "in_memory" if limit else "multi_processing"
+    # What measures coverage writes a file as well, which the limit would meet first.
+    environment = {name: value for name, value in os.environ.items() if not (limit and name.startswith("COVERAGE"))}
     done = subprocess.run(
         command("run", "--manifest", corpus, "--output", output, *FLAGS, f"--direct_running_mode={mode}"),
         **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": LIMIT_S, "preexec_fn": limit},
+        env=environment,
     )
     return done.returncode, (done.stderr.splitlines() or [""])[-1]
 
