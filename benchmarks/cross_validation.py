@@ -258,7 +258,7 @@ def report(folds: Sequence[dict[str, Any]], about: dict[str, Any], path: Path | 
 
 def pooled(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """By condition: trials, EER and interval of each system over the trials of all folds, and differences, in %."""
-    from scores import eer_difference, eer_interval, equal_error_rate
+    from scores import eer_interval, equal_error_rate
 
     systems = list(folds[0][_SUBSET])
     found: dict[str, Any] = {}
@@ -282,7 +282,7 @@ def pooled(folds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "folds": [round(100 * value, 2) for value in each],
             }
             if name != ENCODER:
-                difference = eer_difference(scores[ENCODER], scores[name], same, *who)[0]
+                difference = eer_interval(scores[ENCODER], same, *who, baseline=scores[name])[0]
                 gap = found[condition][ENCODER]["eer"] - 100 * rate
                 found[condition]["differences"][name] = {"eer": gap, "interval": percent(difference)}
     return found

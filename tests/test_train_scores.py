@@ -250,14 +250,14 @@ def test_the_difference_of_two_systems_is_surer_than_either() -> None:
     values, same, pairs = speakers_alike(2)
     better = values + 0.3 * same + np.random.default_rng(0).normal(0, 0.1, len(same))
     one, _ = scores.eer_interval(values, same, *pairs, 300)
-    found, why = scores.eer_difference(better, values, same, *pairs, 300)
+    found, why = scores.eer_interval(better, same, *pairs, 300, baseline=values)
     assert why == ""
     assert one is not None
     assert found is not None
     assert found.high < 0
     assert found.high - found.low < (one.high - one.low) / 2
-    assert scores.eer_difference(values, values, same, *pairs, 20)[0] == (0, 0)
-    against = scores.eer_difference(values, better, same, *pairs, 300)[0]
+    assert scores.eer_interval(values, same, *pairs, 20, baseline=values)[0] == (0, 0)
+    against = scores.eer_interval(values, same, *pairs, 300, baseline=better)[0]
     assert against == pytest.approx((-found.high, -found.low))
 
 

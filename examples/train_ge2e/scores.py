@@ -204,6 +204,7 @@ def eer_interval(
     test_speakers: npt.ArrayLike,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    baseline: npt.ArrayLike | None = None,
 ) -> tuple[Interval | None, str]:
     """The 95 % interval of the EER over other speakers: a percentile bootstrap; or None and why there is none.
 
@@ -219,36 +220,14 @@ def eer_interval(
         test_speakers: of the second.
         resamples: how many are drawn, 1 or more.
         seed: integer of at least 0; other seeds draw others.
+        baseline: scores `[n]` of another system of the same trials: then the interval is of the EER minus that of the
+            baseline, by the same resamples for both, so what speakers make easy or hard for both of them cancels out.
 
     Raises:
         ConfigError: scores cannot be used, or speakers that are not as `same` says.
     """
-    return _interval([Ranked(scores, same)], enrol_speakers, test_speakers, resamples, seed)
-
-
-def eer_difference(
-    scores: npt.ArrayLike,
-    baseline: npt.ArrayLike,
-    same: npt.ArrayLike,
-    enrol_speakers: npt.ArrayLike,
-    test_speakers: npt.ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[Interval | None, str]:
-    """The interval of the EER of `scores` minus that of `baseline`, two systems' over the same trials `[n]`.
-
-    By the same resamples for both, so what speakers make easy or hard for both of them cancels out. All else as
-    `eer_interval`.
-    """
-    systems = [Ranked(scores, same), Ranked(baseline, same)]
-    return _interval(systems, enrol_speakers, test_speakers, resamples, seed)
-
-
-def _interval(
-    systems: list[Ranked], enrol: npt.ArrayLike, test: npt.ArrayLike, resamples: int, seed: int
-) -> tuple[Interval | None, str]:
-    """Of the EER of one system, or of the first of two minus that of the second."""
-    pairs = speaker_pairs(systems[0].same, enrol, test)
+    systems = [Ranked(given, same) for given in (scores, baseline) if given is not None]
+    pairs = speaker_pairs(systems[0].same, enrol_speakers, test_speakers)
     if why := _too_few_speakers(systems[0].same, pairs):
         return None, why
     speakers = int(pairs.max()) + 1
