@@ -169,7 +169,11 @@ def _locked(folder: Path) -> Iterator[bool]:
             if error.errno not in _NO_LOCKS:
                 raise
             locked = False
-        yield locked
+        try:
+            yield locked
+        finally:
+            if locked:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough after a fork
     finally:
         os.close(descriptor)
 

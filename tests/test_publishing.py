@@ -203,6 +203,25 @@ def test_the_comparison_is_made_under_the_lock(tmp_path: Path, monkeypatch: pyte
         publishing.write(str(tmp_path), dataset(OURS), None)
 
 
+def test_a_process_forked_meanwhile_does_not_keep_the_folder_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a copy of the descriptor, which closing ours leaves locked."""
+    flock, copies = fcntl.flock, []
+
+    def copied(descriptor: int, operation: int) -> None:
+        copies.append(os.dup(descriptor))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", copied)
+    publishing.write(str(tmp_path), dataset(OURS), None)
+    other = os.open(tmp_path, os.O_RDONLY)
+    flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert copies
+    for descriptor in (*copies, other):
+        os.close(descriptor)
+
+
 def test_a_first_file_needs_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
