@@ -171,13 +171,11 @@ def test_a_second_run_gives_the_same_bytes(baseline: Path, manifest: Path, tmp_p
     assert pids(tmp_path) == {os.getpid()}
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_several_worker_processes_give_the_same_bytes(
-    workers: int, baseline: Path, manifest: Path, tmp_path: Path
-) -> None:
-    run_here(manifest, tmp_path, f"--direct_num_workers={workers}")
+def test_several_worker_processes_give_the_same_bytes(baseline: Path, manifest: Path, tmp_path: Path) -> None:
+    """Three here; by two the same is held on Flink."""
+    run_here(manifest, tmp_path, "--direct_num_workers=3")
     check_same(tmp_path, baseline)
-    assert len(pids(tmp_path)) == workers
+    assert len(pids(tmp_path)) == 3
     assert os.getpid() not in pids(tmp_path)
 
 
