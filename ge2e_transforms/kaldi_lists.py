@@ -1,7 +1,7 @@
 """Kaldi data directories, and what wespeaker keeps in the same form, to manifest rows.
 
-Nothing that a list names is run or opened: `wav.scp` may hold commands, which are refused with the line that holds the
-first. Times are seconds. It must not open a recording.
+Times are seconds. It must not run or open what a list names: `wav.scp` may hold commands, which are refused with the
+line that holds the first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Lhotse's recordings with supervisions, and cuts, to manifest rows: JSON Lines, plain or `.gz`.
 
-A supervision is an utterance: who speaks from where to where, in seconds, in which channel of a recording. Nothing that
-a list names is run or opened. It must not open a recording.
+A supervision is an utterance: who speaks from where to where, in seconds, in which channel of a recording. It must not
+run or open what a list names.
 """
 
 from __future__ import annotations

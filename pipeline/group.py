@@ -1,7 +1,7 @@
 """GroupByShard: every row to its shard, as the plan says. Of what a job moves between workers this is the most.
 
-Rows stay packed, as bytes (`row_chunks`); neither audio nor anything that is computed comes here.
-It must not look into a row.
+Rows stay packed, as bytes (`row_chunks`); neither audio nor anything that is computed comes here. It must not
+look into a row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`ge2e manifest`: folders of speech and lists of other toolkits to manifests, or a part of manifests to another.
 
-What may be read stands in `manifest_kinds`; here is what all kinds share: selection, durations
-in seconds, output. It must not know one kind from another.
+What may be read stands in `manifest_kinds`; here is what all kinds share: selection, durations in seconds, output. It
+must not know one kind from another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`ge2e plan`: what a job would make, need and take, before it is run.
 
-Lengths come in seconds and sizes in bytes, but for shards, which are in MiB.
-It must not know how a figure is found: `survey`, `calibrate` and `forecast` do.
+Lengths come in seconds and sizes in bytes, but for shards, which are in MiB. It must not know how a figure is found:
+`survey`, `calibrate` and `forecast` do.
 """
 
 from __future__ import annotations
